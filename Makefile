@@ -1,0 +1,43 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo check test test-gpu test-eval bench model recipes clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# CI installs the very versions this project was tested with; elsewhere pip takes the newest that fit.
+CONSTRAINTS := $(if $(CI),-c constraints.txt)
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "compress needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(CONSTRAINTS) -e '.[dev,genai]'
+	@touch $@
+
+demo: $(VENV)/installed  ## install, then make and prove a 4-bit artifact of the built-in model
+	$(BIN)/compress run recipes/quickstart.yaml --output artifacts/quickstart
+
+check: $(VENV)/installed  ## ruff and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(VENV)/installed  ## install if needed and run the tests
+	$(BIN)/python -m pytest
+
+test-gpu: $(VENV)/installed  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(VENV)/installed  ## seconds and memory against the peers, each in its own environment
+	$(BIN)/python -m tests.bench.gptq_against_peers
+
+model: $(VENV)/installed  ## remake the built-in model: text, tokenizer, training
+	$(BIN)/python -m compressor.builtin.train
+
+recipes: $(VENV)/installed  ## list the recipes
+	$(BIN)/compress recipes
+
+clean:  ## remove what was installed and made
+	rm -rf $(VENV) artifacts tests/bench/.venvs .mypy_cache .ruff_cache .pytest_cache

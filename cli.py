@@ -1,0 +1,390 @@
+"""The command line: argv -> recipe -> pipeline -> tables and exit code. The only file that prints.
+
+    compress run RECIPE          everything a recipe promises
+    compress export | optimize | quantize | validate      single stages, the same functions
+    compress inspect | doctor | recipes                   what is there
+
+With --json one document goes to standard output; progress and messages go to standard error. Exit codes: 0 done,
+1 a limit was missed, 2 the request is wrong, 3 this machine cannot do it, 70 our bug.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from compressor.errors import BUG, DONE, MACHINE_CANNOT, REQUEST_WRONG, CompressError, LimitMissedError, RequestError
+
+if TYPE_CHECKING:
+    from compressor.artifact import Artifact
+    from compressor.progress import Track
+    from compressor.recipe import Recipe
+    from compressor.report import Report
+
+T = TypeVar("T")
+UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
+
+app = typer.Typer(
+    help="PyTorch and Hugging Face models to ONNX: exported, optimized, quantized, and proven to work.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Set = Annotated[
+    list[str], typer.Option("--set", help="Override a field: section.field=value, e.g. quantize.gptq.bits=3")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Strict = Annotated[bool, typer.Option("--strict", help="A fallback fails too, not only a missed limit.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Directory of the artifact; written whole or not at all.")]
+Input = Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one of ours.")],
+    model: Annotated[str | None, typer.Option("--model", help="In place of the recipe's model.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: artifacts/<recipe>.")] = None,
+    set_: Set = [],  # noqa: B006  typer copies it
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
+    strict: Strict = False,
+    json_: Json = False,
+) -> None:
+    """Make an artifact as a recipe says, measure it, and give the verdict."""
+    from compressor import pipeline
+
+    path = _recipe_file(recipe)
+    chosen = _load(path, [*([f"model={json.dumps(model)}"] if model else []), *set_])
+    place = output or Path("artifacts") / path.stem
+    if dry_run:
+        _show_plan(pipeline.plan(chosen, place), place, json_)
+        return
+    made, report = pipeline.run(chosen, place, strict=strict, track=_progress())
+    _show_report(report, made, strict=strict, as_json=json_)
+    _exit_by_verdict(report, strict=strict)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Hugging Face id, local folder, or builtin:tiny-lm.")],
+    output: Output,
+    set_: Set = [],  # noqa: B006
+    json_: Json = False,
+) -> None:
+    """Export a decoder to one ONNX graph for prefill and decode."""
+    from compressor import pipeline, sources
+    from compressor.artifact import Shelf
+
+    recipe = _build({"model": model}, set_)
+    made = pipeline.export(sources.find(recipe.model), recipe, Shelf(output, exact=True), _progress())
+    _show_artifact(made, json_)
+
+
+@app.command()
+def optimize(
+    input_: Input,
+    output: Output,
+    set_: Set = [],  # noqa: B006
+    strict: Strict = False,
+    json_: Json = False,
+) -> None:
+    """Run the graph passes, each proven or rolled back."""
+    from compressor import pipeline, sources
+    from compressor.artifact import Shelf
+
+    recipe = _build({"model": str(input_)}, set_)
+    made = pipeline.optimize(sources.open_input(input_), recipe, Shelf(output, exact=True), _progress())
+    _show_artifact(made, json_)
+    if strict and made.facts["rolled_back"]:
+        raise LimitMissedError(f"{len(made.facts['rolled_back'])} passes were rolled back; --strict counts that")
+
+
+@app.command()
+def quantize(
+    input_: Input,
+    output: Output,
+    method: Annotated[str, typer.Option("--method", help="gptq or rtn.")] = "gptq",
+    calibration: Annotated[
+        str, typer.Option("--calibration", help="A text file, a dataset id, or builtin.")
+    ] = "builtin",
+    set_: Set = [],  # noqa: B006
+    strict: Strict = False,
+    json_: Json = False,
+) -> None:
+    """Quantize the weights and package them as the engine loads them."""
+    from compressor import pipeline, sources
+    from compressor.artifact import Shelf
+
+    data = {"model": str(input_), "quantize": {method: {}}, "calibration": {"source": calibration}}
+    recipe = _build(data, set_)
+    given = sources.open_input(input_)
+    quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), _progress())
+    made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
+    _show_artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})
+    if strict and quantized.facts["fallbacks"]:
+        raise LimitMissedError(f"{len(quantized.facts['fallbacks'])} layers fell back; --strict counts that")
+
+
+@app.command()
+def validate(
+    candidate: Annotated[Path, typer.Argument(help="The artifact or .onnx file to examine.")],
+    against: Annotated[Path, typer.Option("--against", help="The unquantized reference.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write report.json and report.md.")] = None,
+    set_: Set = [],  # noqa: B006
+    strict: Strict = False,
+    json_: Json = False,
+) -> None:
+    """Measure a candidate against its reference; a missed limit exits 1."""
+    from compressor import pipeline, sources
+
+    recipe = _build({"model": str(candidate)}, set_)
+    ours, theirs = sources.open_input(candidate), sources.open_input(against)
+    report = pipeline.validate(ours, theirs, recipe, track=_progress())
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        pipeline.write_report(output, report, strict=strict)
+    _show_report(report, None, strict=strict, as_json=json_)
+    _exit_by_verdict(report, strict=strict)
+
+
+@app.command()
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")],
+    json_: Json = False,
+) -> None:
+    """Show what an artifact holds: operators, sizes, interface, provenance, and whether its files are whole."""
+    from compressor import inspection, sources
+
+    facts = inspection.inspect(sources.open_input(artifact))
+    _show_facts(facts, json_)
+    if facts["damaged"]:
+        raise LimitMissedError(f"{artifact}: {', '.join(facts['damaged'])} changed since the artifact was written")
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Show what this machine has: versions, providers that really load, memory, disk."""
+    from compressor.providers import environment
+
+    _show_facts(environment.examine(), json_)
+
+
+@app.command()
+def recipes(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
+    json_: Json = False,
+) -> None:
+    """List the recipes that come with compress, each with its first line."""
+    from compressor import recipe
+
+    if schema:
+        _emit(recipe.schema())
+        return
+    found = {path.stem: _first_comment(path) for path in _our_recipes()}
+    _emit(found) if json_ else _table("recipes", [{"recipe": name, "for": text} for name, text in found.items()])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and ends the process with the code its outcome has."""
+    sys.exit(_guarded(lambda: app(list(arguments) if arguments is not None else None, standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], object]) -> int:
+    """Run a command; every error is a line on standard error and an exit code."""
+    try:
+        result = command()
+        return result if isinstance(result, int) else DONE
+    except CompressError as error:
+        _say(*str(error).splitlines())
+        return error.exit_code
+    except UsageError as error:
+        context = error.ctx
+        _say(f"{error.format_message()}{f' Try `{context.command_path} --help`.' if context else ''}")
+        return REQUEST_WRONG
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted; the same command goes on from the last finished stage")
+        return 130  # 128 + SIGINT, as shells have it
+    except MemoryError:
+        _say("out of memory; fewer calibration samples or a machine with more would help")
+        return MACHINE_CANNOT
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        _say(f"this is a bug in compress: {type(error).__name__}: {error}. Please report the lines above")
+        return BUG
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(f"compress: {line}", file=sys.stderr)
+
+
+def _load(path: Path, overrides: Sequence[str]) -> Recipe:
+    from compressor import recipe
+
+    return recipe.load(path, overrides)
+
+
+def _build(data: dict[str, Any], overrides: Sequence[str]) -> Recipe:
+    from compressor import recipe
+
+    return recipe.build(data, overrides)
+
+
+def _recipe_file(name: str) -> Path:
+    """A file as it is named, or one of our recipes by its stem."""
+    path = Path(name)
+    if path.exists():
+        return path
+    ours = {one.stem: one for one in _our_recipes()}
+    if name in ours:
+        return ours[name]
+    import difflib
+
+    near = difflib.get_close_matches(path.stem, ours, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Ours are {', '.join(ours)}"
+    raise RequestError(f"{name}: no such recipe. {hint}")
+
+
+def _our_recipes() -> list[Path]:
+    """Recipes of the checkout, or those that the wheel carries."""
+    checkout, installed = Path(__file__).parent / "recipes", Path(__file__).parent / "compressor" / "recipes"
+    folder = installed if installed.is_dir() else checkout
+    return sorted(folder.glob("*.yaml"))
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+
+
+def _emit(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _progress() -> Track:
+    """Rich's progress on standard error; each task stays as a line with its time."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+    def track(iterable: Iterable[T], text: str) -> Iterable[T]:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield from progress.track(iterable, description=text)
+
+    return track
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text  # a plain str would be read as markup, and [batch, sequence] would vanish
+
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ():
+        table.add_column(column, justify="right" if isinstance(rows[0][column], (int, float)) else "left")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    from compressor.report import number
+
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    return number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _show_plan(steps: Sequence[Any], place: Path, as_json: bool) -> None:
+    rows = [dataclasses.asdict(step) for step in steps]
+    if as_json:
+        _emit({"output": str(place), "stages": rows})
+        return
+    from compressor.report import number
+
+    shown = [
+        {
+            "stage": row["stage"],
+            "state": "done already" if row["reused"] else "to do",
+            "disk": number(row["disk_bytes"], "bytes"),
+            "peak memory": number(row["peak_bytes"], "bytes"),
+            "place": str(row["place"]),
+        }
+        for row in rows
+    ]
+    _table(f"would write {place}", shown)
+
+
+def _show_artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = None) -> None:
+    report = made.measured() | (more or {})
+    if as_json:
+        _emit({"artifact": str(made.directory), "key": made.key, "facts": made.facts, "reused": made.reused} | report)
+        return
+    for title in ("passes", "layers"):
+        if report.get(title):
+            _table(title, [_brief(row) for row in report[title]])
+    print(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
+
+
+BRIEF = ("layer", "name", "nodes_before", "nodes_after", "seconds", "worst_difference", "bits_per_weight", "error",
+         "rounding_error", "weight_error", "rolled_back", "fallback", "flags")  # fmt: skip
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in BRIEF if name in row}
+
+
+def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json: bool) -> None:
+    from compressor.report import number
+
+    if as_json:
+        _emit(report.to_json(strict=strict) | {"artifact": str(made.directory) if made else None})
+        return
+    rows = [
+        {
+            "measurement": one.name,
+            "value": number(one.value, one.unit),
+            "reference": "" if one.reference is None else number(one.reference, one.unit),
+            "limit": "" if one.limit is None else f"{one.sense} {number(one.limit, one.unit)}",
+            "verdict": "" if one.limit is None else ("passed" if one.passed else "MISSED"),
+        }
+        for one in report.measurements
+    ]
+    _table(f"verdict: {report.verdict(strict=strict)}", rows)
+    for line in report.fallbacks:
+        print(f"fallback: {line}")
+    if made:
+        print(f"artifact: {made.directory}\nreport:   {made.directory / 'report.md'}")
+
+
+def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _emit(facts)
+        return
+    rows = [{"what": name, "value": _plain(value)} for name, value in facts.items()]
+    _table("", rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {_plain(one)}" for name, one in value.items())
+    return "\n".join(map(_plain, value)) if isinstance(value, list) else _cell(value)
+
+
+def _exit_by_verdict(report: Report, *, strict: bool) -> None:
+    verdict = report.verdict(strict=strict)
+    if verdict != "passed":
+        raise LimitMissedError(verdict)
+
+
+if __name__ == "__main__":
+    main()

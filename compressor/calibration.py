@@ -1,0 +1,250 @@
+"""Text becomes windows of tokens; the one place that reads and samples data.
+
+    source  ->  documents  ->  tokens  ->  Windows(ids [n, length], mask [n, length])
+
+Calibration windows are cut from the text run together, so they hold no padding. What was read is hashed, which
+windows were chosen is listed, and a source that is too small is refused: nothing is ever made up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor import builtin
+from compressor.errors import MachineError, RequestError
+from compressor.recipe import Calibration, Perplexity
+
+BUILTIN = "builtin"
+TOKENIZER = "tokenizer.json"
+Split = Literal["calibration", "heldout"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents of one source. `running`: one text whose pieces follow each other, so no BOS goes between them."""
+
+    documents: tuple[str, ...] = field(repr=False)
+    source: str
+    sha256: str
+    running: bool = False
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows, right-padded where the mask is 0; `facts` say where they came from."""
+
+    ids: NDArray[np.int64] = field(repr=False)
+    mask: NDArray[np.int64] = field(repr=False)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def predicted(self) -> int:
+        """Tokens that a decoder predicts from the ones before them."""
+        return int(self.mask[:, 1:].sum())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer and the token that begins a document, as the model's folder names them."""
+
+    folder: Path
+    bos: int | None
+
+    @classmethod
+    def of(cls, folder: Path) -> Vocabulary:
+        """Raises: RequestError when the folder holds no tokenizer."""
+        if not (folder / TOKENIZER).is_file():
+            raise RequestError(f"{folder}: no {TOKENIZER}; text cannot be read without the model's tokenizer")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        bos = config.get("bos_token_id")
+        return cls(folder, bos[0] if isinstance(bos, list) else bos)
+
+    def encode(self, documents: Sequence[str]) -> list[list[int]]:
+        """Tokens of each document, no special token added."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return [one.ids for one in tokenizer.encode_batch(list(documents), add_special_tokens=False)]
+
+
+def calibration_windows(options: Calibration, vocabulary: Vocabulary, context: int | None) -> Windows:
+    """The windows that statistics are gathered on: `samples` of `length` tokens, chosen by `seed`, in text order.
+
+    Raises: RequestError when the source cannot be read, is too small, or a window exceeds the model's context.
+    """
+    if context is not None and options.length > context:
+        raise RequestError(f"calibration.length: {options.length} tokens exceed the model's context of {context}")
+    corpus = read(options.source, "calibration")
+    stream = _stream(corpus, vocabulary)
+    available = len(stream) // options.length
+    if available < options.samples:
+        raise RequestError(
+            f"calibration.source: {options.source} holds {len(stream)} tokens, which is {available} windows of "
+            f"{options.length}; {options.samples} are asked for. Ask for fewer samples or bring more text"
+        )
+    rows = sorted(random.Random(options.seed).sample(range(available), options.samples))
+    ids = np.array(stream[: available * options.length], np.int64).reshape(available, -1)[rows]
+    facts = {"source": corpus.source, "sha256": corpus.sha256, "seed": options.seed, "length": options.length}
+    facts |= {"rows": rows, "tokens": int(ids.size), "tokens_sha256": hashlib.sha256(ids.tobytes()).hexdigest()}
+    return Windows(ids, np.ones_like(ids), facts)
+
+
+def heldout_windows(options: Perplexity, vocabulary: Vocabulary, context: int | None) -> Windows:
+    """The windows that perplexity is measured on, from the beginning of the source.
+
+    packed: the text cut every `length` tokens. documents: BOS and one document a window, at most `length` tokens.
+    Raises: RequestError as `calibration_windows`.
+    """
+    if context is not None and options.length > context:
+        raise RequestError(f"perplexity.length: {options.length} tokens exceed the model's context of {context}")
+    corpus = read(options.source, "heldout")
+    if options.windows == "packed":
+        stream = _stream(corpus, vocabulary)[: options.tokens]
+        rows = [stream[at : at + options.length] for at in range(0, len(stream), options.length)]
+        rows = [row for row in rows if len(row) == options.length]
+    else:
+        rows = _document_rows(corpus, vocabulary, options)
+    if not rows:
+        raise RequestError(f"perplexity.source: {options.source} holds not one window of {options.length} tokens")
+    windows = _padded(rows)
+    facts = {"source": corpus.source, "sha256": corpus.sha256, "windows": options.windows, "count": len(rows)}
+    return Windows(windows.ids, windows.mask, facts | {"predicted": windows.predicted})
+
+
+def fingerprint(source: str) -> str:
+    """What a source is known by before it is read: the SHA-256 of its bytes, or the name of a dataset."""
+    path = builtin.CALIBRATION if source == BUILTIN else Path(source)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
+
+
+def read(source: str, split: Split) -> Corpus:
+    """Documents of a source: `builtin`, a file, or a dataset id `name[:config[:split]]`.
+
+    Raises: RequestError when it cannot be read or is empty.
+    """
+    if source == BUILTIN:
+        path = builtin.CALIBRATION if split == "calibration" else builtin.HELDOUT
+        corpus = Corpus(tuple(_file(path).splitlines()), f"{BUILTIN} {split}", _sha256(_file(path)))
+    elif Path(source).is_file():
+        corpus = _from_file(Path(source))
+    elif Path(source).suffix in _READERS:
+        raise RequestError(f"{source}: no such file")
+    else:
+        corpus = _from_dataset(source, split)
+    if not any(document.strip() for document in corpus.documents):
+        raise RequestError(f"{source}: holds no text")
+    return corpus
+
+
+def _stream(corpus: Corpus, vocabulary: Vocabulary) -> list[int]:
+    """The whole corpus as one run of tokens; BOS before each document of a collection."""
+    bos = [] if corpus.running or vocabulary.bos is None else [vocabulary.bos]
+    return [token for ids in vocabulary.encode(corpus.documents) for token in (*bos, *ids)]
+
+
+def _document_rows(corpus: Corpus, vocabulary: Vocabulary, options: Perplexity) -> list[list[int]]:
+    """BOS and a document a row, until `tokens` are predicted; the last row is cut to end there."""
+    bos = [] if vocabulary.bos is None else [vocabulary.bos]
+    rows, left = [], options.tokens
+    for ids in vocabulary.encode(corpus.documents):
+        row = [*bos, *ids][: min(options.length, left + 1)]
+        if len(row) > 1 and left > 0:
+            rows.append(row)
+            left -= len(row) - 1
+    return rows
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Windows:
+    width = max(len(row) for row in rows)
+    ids, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], mask[index, : len(row)] = row, 1
+    return Windows(ids, mask)
+
+
+def _from_file(path: Path) -> Corpus:
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise RequestError(f"{path}: text is read from {', '.join(sorted(_READERS))}; convert it to one of these")
+    documents, running = reader(path)
+    return Corpus(tuple(documents), path.name, _sha256("\0".join(documents)), running)
+
+
+def _plain(path: Path) -> tuple[list[str], bool]:
+    return [_file(path)], True
+
+
+def _json(path: Path) -> tuple[list[str], bool]:
+    """A JSON list, or JSON lines, of strings or of objects with `text`."""
+    text = _file(path)
+    try:
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+    except ValueError as error:
+        raise RequestError(f"{path}: not JSON: {error}") from None
+    return [_text_of(row, str(path)) for row in rows], False
+
+
+def _parquet(path: Path) -> tuple[list[str], bool]:
+    from datasets import load_dataset
+
+    rows = load_dataset("parquet", data_files=str(path), split="train")
+    return [_text_of(row, str(path)) for row in rows], False
+
+
+_READERS = {
+    ".txt": _plain,
+    ".raw": _plain,
+    ".md": _plain,
+    ".json": _json,
+    ".jsonl": _json,
+    ".parquet": _parquet,
+}
+
+
+def _from_dataset(source: str, split: Split) -> Corpus:
+    """A dataset of the Hugging Face hub; its code is never run."""
+    from datasets import load_dataset
+
+    name, config, wanted = (*source.split(":"), "", "")[:3]
+    wanted = wanted or ("train" if split == "calibration" else "test")
+    try:
+        rows = load_dataset(name, config or None, split=wanted)
+    except (ConnectionError, TimeoutError) as error:
+        raise MachineError(f"{source}: the hub cannot be reached ({_line(error)}); name a local file") from error
+    except Exception as error:  # datasets raises many kinds, all of them about the request
+        raise RequestError(f"{source}: neither a file nor a dataset that can be loaded ({_line(error)})") from error
+    documents = [_text_of(row, source) for row in rows]
+    return Corpus(tuple(documents), source, _sha256("\0".join(documents)))
+
+
+def _text_of(row: object, source: str) -> str:
+    text = row.get("text") if isinstance(row, dict) else row
+    if not isinstance(text, str):
+        raise RequestError(f"{source}: a row is {type(row).__name__}; rows are strings or objects with a `text` string")
+    return text
+
+
+def _file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read: {_line(error)}") from None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

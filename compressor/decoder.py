@@ -1,0 +1,147 @@
+"""A decoder as its graph shows it: inputs, cache, and how to feed them.
+
+    input_ids [batch, sequence]   attention_mask [batch, past + sequence]   position_ids [batch, sequence]
+    past_key_values.N.key / .value [batch, kv_heads, past, head_size]
+    -> logits [batch, sequence, vocab]   present.N.key / .value [batch, kv_heads, past + sequence, head_size]
+
+The names are those of Optimum and onnxruntime-genai. A mask row is 0 where the token is padding, left or right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
+PAST_KEY, PAST_VALUE = "past_key_values.{}.key", "past_key_values.{}.value"
+PRESENT_KEY, PRESENT_VALUE = "present.{}.key", "present.{}.value"
+LOGITS = "logits"
+
+Feeds = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The sizes that a decoder's graph states."""
+
+    layers: int
+    kv_heads: int
+    head_size: int
+    vocab: int
+    inputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Decoder | None:
+        """Read the sizes off a graph; None when it is no decoder with a cache."""
+        shapes = {value.name: value.shape for value in (*model.graph.inputs, *model.graph.outputs)}
+        past, logits = shapes.get(PAST_KEY.format(0)), shapes.get(LOGITS)
+        if past is None or logits is None or len(past) != 4:
+            return None
+        kv_heads, head_size, vocab = past[1], past[3], logits[-1]
+        if not (isinstance(kv_heads, int) and isinstance(head_size, int) and isinstance(vocab, int)):
+            return None
+        inputs = tuple(str(value.name) for value in model.graph.inputs)
+        layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
+        return cls(layers, kv_heads, head_size, vocab, inputs)
+
+    @property
+    def cache_names(self) -> list[str]:
+        return [form.format(layer) for layer in range(self.layers) for form in (PAST_KEY, PAST_VALUE)]
+
+    @property
+    def present_names(self) -> list[str]:
+        return [form.format(layer) for layer in range(self.layers) for form in (PRESENT_KEY, PRESENT_VALUE)]
+
+    def feeds(
+        self,
+        ids: NDArray[np.int64],
+        mask: NDArray[np.int64] | None = None,
+        past: Sequence[NDArray[np.generic]] | None = None,
+    ) -> Feeds:
+        """Inputs of one call. ids [batch, sequence], mask [batch, past + sequence] (ones if None), past or none."""
+        past = self.empty_past(ids.shape[0]) if past is None else past
+        if mask is None:
+            mask = np.ones((ids.shape[0], past[0].shape[2] + ids.shape[1]), np.int64)
+        every: Feeds = {IDS: ids, MASK: mask, POSITIONS: positions(mask)[:, -ids.shape[1] :]}
+        every |= dict(zip(self.cache_names, past, strict=True))
+        return {name: every[name] for name in self.inputs}
+
+    def empty_past(self, batch: int) -> list[NDArray[np.generic]]:
+        return [np.zeros((batch, self.kv_heads, 0, self.head_size), np.float32) for _ in range(2 * self.layers)]
+
+    def probes(self, seed: int = 0) -> list[Feeds]:
+        """Calls that together visit what a decoder does: prefill of padded rows, then a step with a filled cache."""
+        rng = np.random.default_rng(seed)
+        ids = rng.integers(0, self.vocab, (2, 7))
+        mask = np.ones((2, 7), np.int64)
+        mask[0, :3] = 0
+        past = [rng.standard_normal((2, self.kv_heads, 5, self.head_size), np.float32) for _ in self.cache_names]
+        step_mask = np.ones((2, 6), np.int64)
+        step_mask[1, :2] = 0
+        return [self.feeds(ids, mask), self.feeds(rng.integers(0, self.vocab, (2, 1)), step_mask, past)]
+
+
+@dataclass(frozen=True)
+class DecoderSession:
+    """A decoder that runs: one session and the sizes of its graph."""
+
+    decoder: Decoder
+    session: ort.InferenceSession
+
+    def step(
+        self,
+        ids: NDArray[np.int64],
+        mask: NDArray[np.int64] | None = None,
+        past: Sequence[NDArray[np.generic]] | None = None,
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.generic]]]:
+        """One call: logits [batch, sequence, vocab] and the cache grown by `sequence`."""
+        names = [LOGITS, *self.decoder.present_names]
+        logits, *present = self.session.run(names, self.decoder.feeds(ids, mask, past))
+        return logits, present
+
+    def logits(self, ids: NDArray[np.int64], mask: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Logits of a prompt, the cache left aside."""
+        result: NDArray[np.float32] = self.session.run([LOGITS], self.decoder.feeds(ids, mask))[0]
+        return result
+
+    def greedy(self, ids: Sequence[int], new_tokens: int, stop: int | None = None) -> list[int]:
+        """The most likely continuation, token by token, of one prompt; ends after `stop`."""
+        chosen: list[int] = []
+        logits, past = self.step(np.array([ids], np.int64))
+        for _ in range(new_tokens):
+            chosen.append(int(logits[0, -1].argmax()))
+            if chosen[-1] == stop or len(chosen) == new_tokens:
+                break
+            logits, past = self.step(np.array([chosen[-1:]], np.int64), past=past)
+        return chosen
+
+
+def positions(mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions that count tokens and skip padding: mask 0 0 1 1 1 -> 0 0 0 1 2."""
+    counted: NDArray[np.int64] = np.maximum(mask.cumsum(-1) - 1, 0)
+    return counted
+
+
+def feeds_of_any(model: ir.Model, seed: int = 0) -> list[Feeds]:
+    """Inputs for a graph of any kind: a decoder's own, else standard normal and small integers, free axes of 2."""
+    if decoder := Decoder.of(model):
+        return decoder.probes(seed)
+    rng = np.random.default_rng(seed)
+    overridable = set(model.graph.initializers)
+    return [{str(v.name): _fill(v, rng) for v in model.graph.inputs if v.name not in overridable}]
+
+
+def _fill(value: ir.Value, rng: np.random.Generator) -> NDArray[np.generic]:
+    shape = [size if isinstance(size, int) else 2 for size in value.shape or ()]
+    dtype = value.dtype.numpy() if value.dtype else np.dtype(np.float32)
+    if np.issubdtype(dtype, np.floating):
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)

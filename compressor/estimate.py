@@ -1,0 +1,77 @@
+"""What a run will cost, read off the headers of the weights before any of them is loaded.
+
+    disk   graph and weights that a stage leaves behind
+    peak   resident memory: libraries + weights held at once + activations of the calibration
+
+Rules of thumb, within about a third on models of 1 M to 1 B parameters; the report states what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.errors import RequestError
+from compressor.recipe import PER_CHANNEL, Recipe
+from compressor.sources import Source
+
+LIBRARIES_BYTES = 600_000_000  # torch, transformers, onnxruntime and the interpreter, measured
+GRAPH_BYTES = 300_000  # nodes and names of a small decoder
+ACTIVATION_COPIES = 6  # of [tokens, hidden] float32: residual, input, and the widest MLP value
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters of a checkpoint by the way they will be stored."""
+
+    matrices: int
+    others: int
+    widest: int  # parameters of the largest matrix
+    hidden: int
+
+
+def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """Stage -> (bytes on disk, peak bytes)."""
+    weights = count(source, recipe)
+    float_bytes = 4 * (weights.matrices + weights.others)
+    method = recipe.quantize.method
+    cells = 8 if method.bits == 8 else 4
+    group = weights.hidden if method.group_size == PER_CHANNEL else method.group_size
+    packed = int(weights.matrices * (cells / 8 + 4 / max(group, 1)))
+    tokens = recipe.calibration.samples * recipe.calibration.length if recipe.quantize.gptq else 0
+    activations = 4 * tokens * weights.hidden * ACTIVATION_COPIES
+    working = 16 * weights.widest + activations
+    return {
+        "export": (float_bytes + GRAPH_BYTES, LIBRARIES_BYTES + 2 * float_bytes),
+        "optimize": (float_bytes + GRAPH_BYTES, LIBRARIES_BYTES + 2 * float_bytes),
+        "quantize": (int(weights.matrices * (1 + 5 / max(group, 1))), LIBRARIES_BYTES + working),
+        "package": (packed + 4 * weights.others + GRAPH_BYTES, LIBRARIES_BYTES + packed + 4 * weights.widest),
+    }
+
+
+def count(source: Source, recipe: Recipe) -> Weights:
+    """Sort the tensors of a checkpoint by name and shape. Raises: RequestError when a header cannot be read."""
+    matrices, others, widest, hidden = 0, 0, 0, 1
+    for name, shape in (pair for path in source.weights for pair in _header(path)):
+        size = math.prod(shape)
+        quantized = len(shape) == 2 and "embed" not in name and not any(one in name for one in recipe.quantize.exclude)
+        matrices, others = (matrices + size, others) if quantized else (matrices, others + size)
+        widest = max(widest, size if quantized else 0)
+        hidden = max(hidden, min(shape) if quantized else 1)
+    return Weights(matrices, others, widest, hidden)
+
+
+def _header(path: Path) -> list[tuple[str, list[int]]]:
+    """Names and shapes of a safetensors file: a length of 8 bytes, then JSON."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("truncated")
+            header = json.loads(file.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise RequestError(f"{path}: not a whole safetensors file ({error}); download it again") from None
+    return [(name, entry["shape"]) for name, entry in header.items() if name != "__metadata__"]

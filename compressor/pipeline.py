@@ -1,0 +1,393 @@
+"""The product, top to bottom: a recipe becomes a proven artifact.
+
+    model -export-> exported -optimize-> optimized -quantize-> quantized -package-> packaged
+                    exported ---------- reference -----------> validate(packaged) -> Report -> delivered
+
+A stage opens its input, does its work and commits an artifact under its key. A key that is already there is the
+result: an interrupted run goes on where it stood, and single commands call the very functions that `run` calls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compressor import artifact, calibration, catalog, sources
+from compressor.artifact import MODEL, Artifact, Draft, Shelf
+from compressor.calibration import Vocabulary, Windows
+from compressor.decoder import Decoder, Feeds, feeds_of_any
+from compressor.errors import RequestError
+from compressor.progress import Track, identity
+from compressor.recipe import Gptq, Quantize, Recipe, Rtn
+from compressor.report import Report
+from compressor.session import load_model, open_session, save_model
+from compressor.sources import Source
+
+STAGES = ("export", "optimize", "quantize", "package")
+Rows = list[dict[str, Any]]
+
+
+def run(recipe: Recipe, output: Path, *, strict: bool = False, track: Track = identity) -> tuple[Artifact, Report]:
+    """Everything a recipe promises, delivered at `output` with its report; intermediate stages lie beside it."""
+    source = sources.find(recipe.model)
+    artifact.claim(output.absolute())
+    stages = stages_beside(output)
+    exported = export(source, recipe, stages, track)
+    optimized = optimize(exported, recipe, stages, track)
+    quantized = quantize(optimized, recipe, stages, track)
+    packaged = package(optimized, quantized, recipe, stages)
+    rounded = round_instead(optimized, recipe, stages, track)
+    report = validate(
+        packaged, exported, recipe, rounded=rounded, made_by=(exported, optimized, quantized), track=track
+    )
+    return deliver(packaged, report, recipe, source, quantized, output, strict=strict), report
+
+
+def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
+    """A model's folder -> one ONNX graph for prefill and decode, with its configuration and tokenizer."""
+    key, options = _export_key(source.sha256, recipe)
+    if done := shelf.find("export", key):
+        return done
+    from compressor.export import causal_lm
+    from compressor.package import genai
+
+    with _drafted(shelf, "export", key, options, source.provenance) as draft:
+        for _ in track(range(1), "export"):
+            model = causal_lm.export(causal_lm.load(source.folder), recipe.export.opset)
+        save_model(model, draft.folder / MODEL)
+        sources.carry(source.folder, draft.folder)
+        if sizes := Decoder.of(model):
+            genai.write(draft.folder, sources.config(draft.folder), sizes)
+        draft.facts["nodes"] = _count_nodes(model)
+    return artifact.open_artifact(shelf.place("export", key))
+
+
+def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
+    """Graph -> equivalent smaller graph; every pass proven on probes with ONNX Runtime's own optimizer off."""
+    key, options = _optimize_key(exported.key, recipe)
+    if done := shelf.find("optimize", key):
+        return done
+    import passes
+
+    with _drafted(shelf, "optimize", key, options, {"key": exported.key}) as draft:
+        model = load_model(exported.model)
+        chosen = [catalog.resolve(catalog.PASSES[name])() for name in recipe.optimize.passes]
+        model, outcomes = passes.run_passes(model, chosen, _probe(model), track)
+        save_model(model, draft.folder / MODEL)
+        sources.carry(exported.directory, draft.folder)
+        draft.facts["nodes"] = _count_nodes(model)
+        draft.facts["rolled_back"] = [f"{one.name}: {one.rolled_back}" for one in outcomes if one.rolled_back]
+        draft.measured["passes"] = [_pass_row(dataclasses.asdict(one)) for one in outcomes]
+    return artifact.open_artifact(shelf.place("optimize", key))
+
+
+def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
+    """Graph and calibration text -> a QTensor for each linear, one file each."""
+    key, options = _quantize_key(optimized.key, recipe)
+    if done := shelf.find("quantize", key):
+        return done
+    from compressor.quantize import graph, solve
+
+    with _drafted(shelf, "quantize", key, options, {"key": optimized.key}) as draft:
+        model = load_model(optimized.model)
+        linears, left_alone = graph.find_linears(model, recipe.quantize.exclude)
+        if not linears:
+            raise RequestError(
+                f"{optimized.model}: no weight to quantize ({left_alone or 'no constant matrix product'})"
+            )
+        method = recipe.quantize.method
+        if isinstance(method, Gptq):
+            windows = _calibration_windows(optimized, model, recipe)
+            draft.facts["calibration"] = windows.facts
+            batches = _decoder_batches(model, windows)
+            rows = solve.with_data(model, linears, _solver(method), batches, folder=draft.folder, track=track)
+        else:
+            rows = solve.without_data(linears, _solver(method), folder=draft.folder, track=track)
+        draft.facts["left_alone"] = left_alone
+        draft.facts["fallbacks"] = [f"{row['layer']}: {row['fallback']}" for row in rows if row["fallback"]]
+        draft.facts["layers"] = rows
+    return artifact.open_artifact(shelf.place("quantize", key))
+
+
+def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: Shelf) -> Artifact:
+    """Graph and QTensors -> what the engine loads: MatMulNBits, genai_config.json, tokenizer."""
+    key, options = _package_key(optimized.key, quantized.key, recipe)
+    if done := shelf.find("package", key):
+        return done
+    from compressor.package import genai, matmulnbits
+    from compressor.quantize import graph, store
+
+    with _drafted(shelf, "package", key, options, {"key": quantized.key}) as draft:
+        model = load_model(optimized.model)
+        linears, _ = graph.find_linears(model, recipe.quantize.exclude)
+        tensors = store.Reader(quantized.directory)
+        method = recipe.quantize.method
+        packed = matmulnbits.replace_linears(model, linears, tensors.read, recipe.package.accuracy_level)
+        save_model(model, draft.folder / MODEL)
+        sources.carry(optimized.directory, draft.folder)
+        if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
+            genai.write(draft.folder, config, sizes)
+        stored = f"{method.bits}-bit codes in {matmulnbits.CELL_BITS[method.bits]}-bit cells"
+        draft.facts |= {"nodes": _count_nodes(model), "stored": stored, "weight_bytes": packed}
+    return artifact.open_artifact(shelf.place("package", key))
+
+
+def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact | None:
+    """The same weights, merely rounded to the same grid, where the recipe wants to know what the solver gained."""
+    perplexity = recipe.validate_.perplexity
+    if perplexity is None or perplexity.below_rounding is None or recipe.quantize.gptq is None:
+        return None
+    plain = recipe.model_copy(update={"quantize": recipe.quantize.rounded()})
+    return package(optimized, quantize(optimized, plain, shelf, track), plain, shelf)
+
+
+def validate(
+    candidate: Artifact,
+    reference: Artifact,
+    recipe: Recipe,
+    *,
+    rounded: Artifact | None = None,
+    made_by: Sequence[Artifact] = (),
+    track: Track = identity,
+) -> Report:
+    """Measure the candidate against the unquantized reference and put each number under its limit."""
+    from compressor.validate import agreement, layers, perplexity, size, speed, structure
+    from compressor.validate.subject import Subject
+
+    begin = time.perf_counter()
+    limits = recipe.validate_
+    ours, theirs = Subject(candidate.model), Subject(reference.model, is_reference=True)
+    stages = (*made_by, candidate)
+    layer_rows: Rows = next((one.facts["layers"] for one in stages if "layers" in one.facts), [])
+    found = structure.measure(ours, theirs)
+    if not found[0].value:
+        windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
+        tokens = _agreement_tokens(windows, recipe)
+        found += agreement.measure(ours, theirs, tokens, limits.agreement)
+        if windows is not None and limits.perplexity:
+            plain = Subject(rounded.model) if rounded else None
+            found += perplexity.measure(ours, theirs, windows, limits.perplexity, rounded=plain, track=track)
+        found += size.measure(ours, theirs, limits.size)
+        if limits.speed and ours.decoder:
+            found += speed.measure(ours, theirs, limits.speed)
+    found += layers.measure(layer_rows, limits.layers)
+    return Report(
+        tuple(found),
+        fallbacks=tuple(line for one in stages for line in _fallbacks(one)),
+        stages=tuple(_stage_rows(stages, time.perf_counter() - begin)),
+        passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
+        layers=tuple(layer_rows),
+        facts=_report_facts(recipe, stages),
+    )
+
+
+def deliver(
+    packaged: Artifact,
+    report: Report,
+    recipe: Recipe,
+    source: Source,
+    quantized: Artifact,
+    output: Path,
+    *,
+    strict: bool,
+) -> Artifact:
+    """The packaged files with manifest and report, at the place that the user named."""
+    shelf = Shelf(output, exact=True)
+    provenance = {**source.provenance, "calibration": quantized.facts.get("calibration"), "package": packaged.key}
+    key = artifact.key("run", packaged.key, recipe.resolved())
+    with shelf.draft("run", key, recipe.resolved(), provenance) as draft:
+        for name in packaged.manifest["files"]:  # copied: the ONNX checker refuses data that is hard-linked
+            shutil.copyfile(packaged.directory / name, draft.folder / name)
+        draft.facts = {"left_alone": quantized.facts["left_alone"], **packaged.facts}
+        write_report(draft.folder, report, strict=strict)
+    return artifact.open_artifact(output)
+
+
+def write_report(folder: Path, report: Report, *, strict: bool) -> None:
+    """report.json for machines and report.md for people."""
+    artifact.write_json(folder / "report.json", report.to_json(strict=strict))
+    (folder / "report.md").write_text(report.to_markdown(strict=strict), encoding="utf-8")
+
+
+def stages_beside(output: Path) -> Shelf:
+    """`artifacts/a` keeps its stages in `artifacts/a.stages`; deleting them costs nothing but time."""
+    return Shelf(output.with_name(f"{output.name}.stages"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan: where it will lie, whether it is there, and about what it costs."""
+
+    stage: str
+    place: Path
+    reused: bool
+    disk_bytes: int
+    peak_bytes: int
+
+
+def plan(recipe: Recipe, output: Path) -> tuple[Step, ...]:
+    """What `run` would do, by the keys it would use; nothing is computed and nothing written."""
+    from compressor import estimate
+
+    source, shelf = sources.find(recipe.model), stages_beside(output)
+    exported, _ = _export_key(source.sha256, recipe)
+    optimized, _ = _optimize_key(exported, recipe)
+    quantized, _ = _quantize_key(optimized, recipe)
+    packaged, _ = _package_key(optimized, quantized, recipe)
+    costs = estimate.costs(source, recipe)
+    keys = zip(STAGES, (exported, optimized, quantized, packaged), strict=True)
+    return tuple(
+        Step(stage, shelf.place(stage, key), shelf.find(stage, key) is not None, *costs[stage]) for stage, key in keys
+    )
+
+
+Keyed = tuple[str, dict[str, Any]]  # the key of a stage, and the options that shape it
+
+
+def _export_key(source_sha256: str, recipe: Recipe) -> Keyed:
+    options = recipe.export.model_dump(mode="json")
+    return artifact.key("export", source_sha256, options), options
+
+
+def _optimize_key(exported: str, recipe: Recipe) -> Keyed:
+    options = recipe.optimize.model_dump(mode="json")
+    return artifact.key("optimize", exported, options), options
+
+
+def _quantize_key(optimized: str, recipe: Recipe) -> Keyed:
+    """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
+    options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json")}
+    if recipe.quantize.gptq is None:
+        return artifact.key("quantize", optimized, options), options
+    options["calibration"] = recipe.calibration.model_dump(mode="json")
+    text = calibration.fingerprint(recipe.calibration.source)
+    return artifact.key("quantize", optimized, options, text), options
+
+
+def _package_key(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
+    options = recipe.package.model_dump(mode="json")
+    return artifact.key("package", optimized, quantized, options), options
+
+
+@contextmanager
+def _drafted(
+    shelf: Shelf, stage: str, key: str, options: Mapping[str, Any], source: Mapping[str, Any]
+) -> Iterator[Draft]:
+    """A draft that knows how long it took."""
+    begin = time.perf_counter()
+    with shelf.draft(stage, key, options, source) as draft:
+        yield draft
+        draft.measured["seconds"] = time.perf_counter() - begin
+
+
+def _probe(model: ir.Model) -> Any:
+    """model -> outputs by name, on inputs that visit prefill, padding and a filled cache."""
+    calls = feeds_of_any(model)
+
+    def probe(changed: ir.Model) -> dict[str, Any]:
+        session = open_session(changed, "exact")
+        names = [one.name for one in session.get_outputs()]
+        results = [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in calls]
+        return {f"{name} of call {at}": value for at, one in enumerate(results) for name, value in one.items()}
+
+    return probe
+
+
+def _calibration_windows(optimized: Artifact, model: ir.Model, recipe: Recipe) -> Windows:
+    if Decoder.of(model) is None:
+        raise RequestError(f"{optimized.model}: gptq calibrates decoders on text and this graph is none; use rtn")
+    vocabulary = Vocabulary.of(optimized.directory)
+    return calibration.calibration_windows(recipe.calibration, vocabulary, sources.context(optimized.directory))
+
+
+def _solver(method: Rtn | Gptq) -> Any:
+    """The solver that a recipe's method names, with its grid."""
+    from compressor.quantize.qtensor import Grid
+
+    name = "gptq" if isinstance(method, Gptq) else "rtn"
+    grid = Grid(method.bits, method.scheme, method.scale_search)
+    own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
+    return catalog.resolve(catalog.SOLVERS[name])(grid, method.group_size, **own)
+
+
+TOKENS_PER_BATCH = 2048  # enough for full speed in the products; more only holds more activations
+
+
+def _decoder_batches(model: ir.Model, windows: Windows) -> list[Feeds]:
+    sizes = Decoder.of(model)
+    assert sizes is not None  # held by _calibration_windows
+    rows = max(1, TOKENS_PER_BATCH // windows.ids.shape[1])
+    return [sizes.feeds(windows.ids[at : at + rows]) for at in range(0, len(windows.ids), rows)]
+
+
+def _heldout_windows(candidate: Artifact, reference: Artifact, recipe: Recipe, sizes: Decoder | None) -> Windows | None:
+    """Held-out text, where there is a decoder, a tokenizer and a wish to measure it."""
+    options = recipe.validate_.perplexity
+    folder = next((one.directory for one in (candidate, reference) if sources.has_tokenizer(one.directory)), None)
+    if options is None or sizes is None or folder is None:
+        return None
+    return calibration.heldout_windows(options, Vocabulary.of(folder), sources.context(folder))
+
+
+def _agreement_tokens(windows: Windows | None, recipe: Recipe) -> Any:
+    """Two rows of real text, long enough for prompt and decode steps; None when there is none."""
+    options = recipe.validate_.agreement
+    length = options.length + options.decode_steps
+    if windows is None:
+        return None
+    stream = windows.ids[windows.mask.astype(bool)]
+    return stream[: 2 * length].reshape(2, length) if stream.size >= 2 * length else None
+
+
+def _fallbacks(stage: Artifact) -> list[str]:
+    rolled_back = stage.facts.get("rolled_back", [])
+    return [*(f"pass {line}" for line in rolled_back), *stage.facts.get("fallbacks", [])]
+
+
+def _stage_rows(stages: Sequence[Artifact], validating: float) -> Rows:
+    rows = [
+        {
+            "stage": one.stage,
+            "seconds": one.measured().get("seconds"),
+            "reused": one.reused,
+            "bytes": one.nbytes,
+            "key": one.key[:12],
+        }
+        for one in stages
+    ]
+    return [*rows, {"stage": "validate", "seconds": validating, "reused": False, "bytes": None, "key": ""}]
+
+
+def _report_facts(recipe: Recipe, stages: Sequence[Artifact]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"model": recipe.model, "method": _method(recipe.quantize)}
+    facts["stored"] = next((one.facts["stored"] for one in stages if "stored" in one.facts), None)
+    facts["made"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _method(options: Quantize) -> str:
+    name = "gptq" if options.gptq else "rtn"
+    method = options.method
+    group = "per channel" if method.group_size == -1 else f"groups of {method.group_size}"
+    return f"{name}, {method.bits} bits, {group}, {method.scheme}"
+
+
+def _pass_row(outcome: dict[str, Any]) -> dict[str, Any]:
+    """A pass outcome as a row; many refusals of one kind are one line with their number."""
+    counts: dict[str, int] = {}
+    for refusal in outcome.pop("refusals"):
+        line = f"{refusal['op_type']}: {refusal['reason']}"
+        counts[line] = counts.get(line, 0) + 1
+    return outcome | {"refusals": [f"{line} ({count})" for line, count in counts.items()]}
+
+
+def _count_nodes(model: ir.Model) -> int:
+    return sum(1 for _ in model.graph.all_nodes())

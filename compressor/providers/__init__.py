@@ -1,0 +1,1 @@
+"""What each execution provider needs and can run."""

@@ -1,0 +1,325 @@
+"""The graph as a quantizer sees it: linears that share inputs, and the segments of plain nodes between them.
+
+    x -> q, k, v -> [attention] -> o -> [norm] -> gate, up -> [silu, mul] -> down -> [norm] -> ...
+         group 0     segment 1    1     seg. 2    group 2      segment 3      3
+
+A linear is  y = x @ W (+ b)  with a constant W. Take all linears out and the graph falls into segments that hold no
+big weight. Calibration data flows through it in one pass: a segment runs in ONNX Runtime and yields the next group's
+input x; the solver rounds the group's weights; their products x @ W, with the rounded W, feed the next segment. So
+every product is computed once, and each layer is calibrated on the error of the layers before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ShapeInferencePass
+from torch import Tensor
+
+from compressor.decoder import Feeds
+from compressor.session import open_session
+
+# A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
+# than keeping a [batch, 1, sequence, sequence] mask for every batch.
+REMADE_BELOW_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One product with a constant matrix: where it stands and how it stores W."""
+
+    name: str
+    node: ir.Node = field(repr=False)
+    x: ir.Value = field(repr=False)
+    weight: ir.Value = field(repr=False)
+    bias: ir.Value | None = field(repr=False)
+    transposed: bool  # stored [out, in]
+
+    @property
+    def y(self) -> ir.Value:
+        return self.node.outputs[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out)"""
+        assert self.weight.const_value is not None  # held by find_linears
+        rows, columns = self.weight.const_value.shape.numpy()
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    def read(self) -> Tensor:
+        """The weight, float32 [in, out]."""
+        return _tensor(self.weight).T if self.transposed else _tensor(self.weight)
+
+    def read_bias(self) -> Tensor | None:
+        """The bias that a Gemm adds, float32 [out]."""
+        return None if self.bias is None else _tensor(self.bias)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Plain nodes between two groups: run `model` on values from before, to get `x` and what later segments need."""
+
+    x: ir.Value
+    linears: tuple[Linear, ...]
+    model: ir.Model | None = field(repr=False)  # None: x was already there
+    inputs: tuple[str, ...] = field(repr=False)
+    outputs: tuple[str, ...] = field(repr=False)
+    last_used: frozenset[str] = field(repr=False)  # carried values that no later segment asks for
+
+    @property
+    def width(self) -> int:
+        return self.linears[0].shape[0]
+
+
+def find_linears(model: ir.Model, exclude: Sequence[str] = ()) -> tuple[list[Linear], dict[str, str]]:
+    """Linears of the main graph in order, and for each constant matrix product left alone the reason."""
+    found: list[Linear] = []
+    refused: dict[str, str] = {}
+    for node in model.graph:
+        linear = _as_linear(node, model)
+        if linear is None:
+            continue
+        if reason := _refusal(linear, exclude):
+            refused[linear.name] = reason
+        else:
+            found.append(linear)
+    return found, refused
+
+
+def segments(model: ir.Model, linears: Sequence[Linear]) -> list[Segment]:
+    """Cut the graph at every input that linears read, in the order of the graph."""
+    if any(value.dtype is None for node in model.graph for value in node.outputs):
+        ShapeInferencePass()(model)  # a segment's inputs need their types stated
+    groups: dict[ir.Value, list[Linear]] = {}
+    for linear in linears:
+        groups.setdefault(linear.x, []).append(linear)
+    plan = _Plan(model, list(groups), [tuple(group) for group in groups.values()])
+    return [plan.segment(index) for index in range(len(groups))]
+
+
+class Flow:
+    """Calibration batches on their way through the segments.
+
+    for segment in segments:
+        for x in flow.run(segment): ...             # float32 or bfloat16 [tokens, in], batch by batch
+        flow.resume(segment, rounded_weights)       # what flows on is x @ rounded
+    """
+
+    def __init__(self, batches: Sequence[Feeds], *, dtype: torch.dtype, device: torch.device) -> None:
+        self._carried: list[Feeds] = [dict(batch) for batch in batches]
+        self._fed = frozenset(batches[0])
+        self._x: list[Tensor] = []
+        self._weights: list[tuple[Linear, Tensor]] = []
+        self._dtype, self._device = dtype, device
+
+    def run(self, segment: Segment) -> Iterator[Tensor]:
+        """Run a segment on every batch; yields its x, kept until the weights to multiply it by are known."""
+        session = open_session(segment.model, "served", spinning=False) if segment.model else None
+        multiplied, self._x = self._x, []
+        for index, values in enumerate(self._carried):
+            if multiplied:
+                values.update(self._products(multiplied[index]))
+                multiplied[index] = torch.empty(0)
+            if session:
+                feeds = {name: values[name] for name in segment.inputs}
+                made = session.run(list(segment.outputs), feeds)
+                values.update(zip(segment.outputs, made, strict=True))
+            self._x.append(torch.from_numpy(values[str(segment.x.name)]).to(self._device, self._dtype))
+            for name in segment.last_used - self._fed:
+                values.pop(name, None)
+            yield self._x[-1].flatten(0, -2)
+
+    def resume(self, segment: Segment, weights: Sequence[Tensor]) -> None:
+        """Say which weights, float32 [in, out], the segment's x is multiplied by."""
+        rounded = (weight.to(self._device, self._dtype) for weight in weights)
+        self._weights = list(zip(segment.linears, rounded, strict=True))
+
+    def _products(self, x: Tensor) -> Feeds:
+        """y = x @ W (+ b) of each linear by name, float32, in the shape of x."""
+        products: Feeds = {}
+        for linear, weight in self._weights:
+            y = (x @ weight).float().cpu()
+            bias = linear.read_bias()
+            products[str(linear.y.name)] = (y if bias is None else y + bias).numpy()
+        return products
+
+
+class _Plan:
+    """For every value the segment in which it is made, and the last one that reads it."""
+
+    def __init__(self, model: ir.Model, xs: list[ir.Value], groups: list[tuple[Linear, ...]]) -> None:
+        self._model, self._xs, self._groups = model, xs, groups
+        self._group_of: dict[ir.Node | None, int] = {
+            linear.node: index for index, group in enumerate(groups) for linear in group
+        }
+        self._made: dict[ir.Value, int] = {}
+        self._remade: set[ir.Value] = set()
+        self._needed = self._ancestors(xs)
+        for node in model.graph:
+            if node in self._needed:
+                self._place(node)
+        self._last = self._last_reads()
+
+    def segment(self, index: int) -> Segment:
+        x, made = self._xs[index], self._made
+        nodes = [node for node in self._needed if node not in self._group_of and self._at(node) == index]
+        read = {value for node in nodes for value in self._reads(node)}
+        inputs = {v for v in read if v in made and (made[v] < index or v.producer() in self._group_of)}
+        outputs = {v for node in nodes for v in node.outputs if v is x or self._last.get(v, -1) > index}
+        fed = self._remade_inputs([v for v in read if v not in inputs]) if outputs else set()
+        kept = {str(v.name) for v, last in self._last.items() if last == index}
+        return Segment(
+            x,
+            self._groups[index],
+            self._extract(inputs | fed, outputs, index) if outputs else None,
+            tuple(sorted(str(v.name) for v in inputs | fed)),
+            tuple(sorted(str(v.name) for v in outputs)),
+            frozenset(kept),
+        )
+
+    def _place(self, node: ir.Node) -> None:
+        if node in self._group_of:
+            level = self._group_of[node] + 1
+        elif self._is_remade(node):
+            self._remade.update(node.outputs)
+            return
+        else:
+            level = max((self._made.get(value, 0) for value in self._reads(node)), default=0)
+        self._made.update(dict.fromkeys(node.outputs, level))
+
+    def _is_remade(self, node: ir.Node) -> bool:
+        return all(
+            value in self._remade
+            or (value.const_value is not None and value.const_value.nbytes < REMADE_BELOW_BYTES)
+            or (_is_fed(value) and (node.op_type in ("Shape", "Size") or not _is_float(value)))
+            for value in self._reads(node)
+        )
+
+    def _last_reads(self) -> dict[ir.Value, int]:
+        """For each value that is not remade the last segment that reads it; a group reads its x at its own index."""
+        last = {value: index for index, value in enumerate(self._xs)}
+        for node in self._needed:
+            if node in self._group_of or not any(output in self._made for output in node.outputs):
+                continue
+            for value in self._reads(node):
+                if value in self._made:
+                    last[value] = max(last.get(value, -1), self._at(node))
+        return last
+
+    def _at(self, node: ir.Node) -> int:
+        """The segment of a plain node; -1 when it is remade wherever it is needed."""
+        return self._made.get(node.outputs[0], -1)
+
+    def _remade_inputs(self, values: list[ir.Value]) -> set[ir.Value]:
+        """Graph inputs that a segment needs, itself or to make again what is remade."""
+        seen: set[ir.Value] = set()
+        stack = list(values)
+        while stack:
+            value = stack.pop()
+            if value in seen or value in self._made:
+                continue
+            seen.add(value)
+            producer = value.producer()
+            stack += self._reads(producer) if producer else []
+        return {value for value in seen if _is_fed(value)}
+
+    def _ancestors(self, values: list[ir.Value]) -> dict[ir.Node, None]:
+        """Nodes that the values depend on, in the order of the graph."""
+        seen: set[ir.Node] = set()
+        stack = [value.producer() for value in values]
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            stack += [value.producer() for value in self._reads(node)]
+        return {node: None for node in self._model.graph if node in seen}
+
+    def _reads(self, node: ir.Node) -> list[ir.Value]:
+        """What a node reads, its subgraphs' captures included."""
+        inner = [v for g in _subgraphs(node) for n in g for v in n.inputs if v is not None and v.graph is not g]
+        return [value for value in (*node.inputs, *inner) if value is not None]
+
+    def _extract(self, inputs: set[ir.Value], outputs: set[ir.Value], index: int) -> ir.Model:
+        ordered_in = sorted(inputs, key=lambda value: str(value.name))
+        ordered_out = sorted(outputs, key=lambda value: str(value.name))
+        graph = ir.convenience.extract(self._model.graph, ordered_in, ordered_out)
+        graph.name = f"segment {index}"
+        for value in graph.inputs:
+            if value.shape is not None:  # a traced symbol need not hold for what flows here
+                value.shape = ir.Shape([size if isinstance(size, int) else None for size in value.shape])
+        return ir.Model(graph, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))
+
+
+def _as_linear(node: ir.Node, model: ir.Model) -> Linear | None:
+    """MatMul(x, W), MatMul(x, Transpose(W)) or Gemm(x, W, b), with W a float32 matrix that nobody can override."""
+    if node.domain or node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2:
+        return None
+    x, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if x is None or weight is None:
+        return None
+    transposed = node.op_type == "Gemm" and bool(_integer(node, "transB"))
+    producer = weight.producer()
+    if node.op_type == "MatMul" and producer is not None and producer.op_type == "Transpose":
+        perm = producer.attributes.get("perm")
+        weight, transposed = producer.inputs[0], True
+        if weight is None or (perm is not None and list(perm.as_ints()) != [1, 0]):
+            return None
+    constant = weight.const_value
+    if constant is None or weight.is_graph_input() or constant.dtype != ir.DataType.FLOAT or len(constant.shape) != 2:
+        return None
+    if x.const_value is not None or (node.op_type == "Gemm" and not _plain_gemm(node, bias)):
+        return None
+    return Linear(str(weight.name), node, x, weight, bias, transposed)
+
+
+def _plain_gemm(node: ir.Node, bias: ir.Value | None) -> bool:
+    scales = [attribute.as_float() for name in ("alpha", "beta") if (attribute := node.attributes.get(name))]
+    constant_bias = bias is None or (bias.const_value is not None and len(bias.const_value.shape) == 1)
+    return not _integer(node, "transA") and all(scale == 1 for scale in scales) and constant_bias
+
+
+def _integer(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return attribute.as_int() if attribute else 0
+
+
+def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
+    """Why a linear keeps its weight; empty when it does not."""
+    named = next((one for one in exclude if one in linear.name), None)
+    if named:
+        return f"excluded by '{named}'"
+    readers = {use.node for use in linear.weight.uses()}
+    between = linear.node.inputs[1]
+    if between is not linear.weight and between is not None:
+        readers |= {use.node for use in between.uses()} - {linear.node}
+        readers -= {between.producer()}
+    if readers - {linear.node}:
+        return f"shared with {', '.join(sorted({str(node.op_type) for node in readers - {linear.node}}))}"
+    return ""
+
+
+def _is_fed(value: ir.Value) -> bool:
+    return value.is_graph_input() and value.const_value is None
+
+
+def _is_float(value: ir.Value) -> bool:
+    """Floating-point inputs are data: what is computed from them is carried, not made again."""
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    attributes = [one for one in node.attributes.values() if isinstance(one, ir.Attr) and one.type in kinds]
+    return [g for one in attributes for g in ([one.as_graph()] if one.type == kinds[0] else one.as_graphs())]
+
+
+def _tensor(value: ir.Value) -> Tensor:
+    """A constant as torch sees it; copied, for torch takes no read-only memory."""
+    assert value.const_value is not None  # held by find_linears
+    return torch.from_numpy(np.array(value.const_value.numpy()))

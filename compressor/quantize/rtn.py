@@ -1,0 +1,33 @@
+"""Round to nearest: every weight goes to the closest point of its group's grid, whatever the data.
+
+absmax and zero-point quantization as in Dettmers et al. 2022 (arXiv 2208.07339), section 2, per group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressor.quantize.qtensor import Grid, QTensor, rows_of_group
+
+
+@dataclass(frozen=True)
+class RoundToNearest:
+    """A solver that needs no statistic."""
+
+    grid: Grid
+    group_size: int
+    needs_moment = False
+
+    def solve(self, weight: Tensor, moment: Tensor | None = None) -> QTensor:
+        """weight float32 [in, out] -> QTensor; `moment` is not looked at."""
+        del moment
+        codes, scales, zeros = [], [], []
+        for rows in rows_of_group(weight.shape[0], self.group_size):
+            scale, zero = self.grid.fit(weight[rows])
+            codes.append(self.grid.encode(weight[rows], scale, zero).to(torch.uint8))
+            scales.append(scale)
+            zeros.append(zero.to(torch.uint8))
+        return QTensor(torch.cat(codes), torch.cat(scales), torch.cat(zeros), self.grid.bits, self.group_size)

@@ -1,0 +1,39 @@
+"""What calibration data leaves behind: the second moment of a linear's input.
+
+    moment  =  sum over tokens of x x^T          float32 [in, in]
+
+Gathered once for every input, however many weights read it (q/k/v, gate/up). Tokens arrive in batches [tokens, in].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Columns of one product. The moment is symmetric: each panel multiplies only itself and what lies right of it, which
+# for 2048 columns is 62 % of the full product; narrower panels save more work and run slower.
+PANEL = 512
+
+
+class SecondMoment:
+    """Sum of outer products of a linear's inputs."""
+
+    def __init__(self, width: int, device: torch.device | None = None) -> None:
+        self.tokens = 0
+        self._upper = torch.zeros(width, width, device=device)  # right of the diagonal panels; the rest stays zero
+
+    def add(self, x: Tensor) -> None:
+        """Add a batch, float32 or bfloat16 [tokens, in]."""
+        self.tokens += x.shape[0]
+        for start in range(0, x.shape[1], PANEL):
+            left, right = x[:, start : start + PANEL], x[:, start:]
+            target = self._upper[start : start + PANEL, start:]
+            if x.dtype == torch.float32:
+                target.addmm_(left.T, right)
+            else:
+                target += (left.T @ right).float()
+
+    def value(self) -> Tensor:
+        """The whole symmetric moment, float32 [in, in]."""
+        upper = self._upper.triu()
+        return upper + upper.triu(1).T

@@ -1,0 +1,357 @@
+"""A recipe is one frozen value: every name known and every number in range before a model is opened.
+
+    recipe.yaml + --set overrides  ->  Recipe        or  RecipeError with every finding, each with file:line
+
+The models below are the schema, written once: constructor, YAML key, `--set` target, JSON schema, validation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from compressor.errors import RecipeError, RequestError
+
+PER_CHANNEL = -1
+Bits = Literal[8, 4, 3]
+GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # ONNX Runtime's MatMulNBits: powers of two from 16; 512 returned zeros
+Scheme = Literal["absmax", "zero_point"]
+PassName = Literal["dropout-removal", "conv-batchnorm-fusion", "constant-folding", "dead-node-elimination"]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and no key but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Export(Section):
+    """A model to one ONNX graph that serves prefill and decode."""
+
+    opset: int = Field(21, ge=21, le=23, description="ONNX operator set; 21 is the first with blocked int4")
+
+
+class Optimize(Section):
+    """Graph passes, in the order they run; each is proven and rolled back when it fails."""
+
+    passes: tuple[PassName, ...] = (
+        "dropout-removal",
+        "conv-batchnorm-fusion",
+        "constant-folding",
+        "dead-node-elimination",
+    )
+
+
+class Calibration(Section):
+    """The text that the statistics are gathered on."""
+
+    source: str = Field("builtin", description="builtin, a file (.txt .raw .json .jsonl .parquet) or a dataset id")
+    samples: int = Field(128, ge=1, description="windows of `length` tokens")
+    length: int = Field(512, ge=8, description="tokens")
+    seed: int = Field(0, ge=0, description="chooses the windows")
+
+
+class Rtn(Section):
+    """Round to nearest: absmax (symmetric) or zero-point (asymmetric), no calibration."""
+
+    bits: Bits = 4
+    group_size: GroupSize = Field(32, description="rows of the input that share a scale; -1 per channel")
+    scheme: Scheme = "absmax"
+    scale_search: bool = Field(False, description="shrink each scale to the least squared error")
+
+
+class Gptq(Section):
+    """GPTQ, Frantar et al. 2022 (arXiv 2210.17323), on the graph."""
+
+    bits: Bits = 4
+    group_size: GroupSize = Field(128, description="rows of the input that share a scale; -1 per channel")
+    scheme: Scheme = "absmax"
+    damping: float = Field(0.01, gt=0, lt=1, description="times the mean diagonal; 0.01 is the paper's")
+    act_order: bool = Field(True, description="most active inputs first; groups stay as stored, free at run time")
+    scale_search: bool = Field(True, description="shrink each scale to the least squared error")
+
+
+class Quantize(Section):
+    """Exactly one method, and the weights it leaves alone."""
+
+    rtn: Rtn | None = None
+    gptq: Gptq | None = None
+    exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        chosen = [name for name in ("rtn", "gptq") if getattr(self, name) is not None]
+        if len(chosen) != 1:
+            named = " and ".join(chosen) or "none"
+            raise ValueError(f"choose exactly one method of rtn, gptq; the recipe names {named}")
+        return self
+
+    @property
+    def method(self) -> Rtn | Gptq:
+        """The one method that is set."""
+        chosen = self.gptq or self.rtn
+        assert chosen is not None  # held by _one_method
+        return chosen
+
+    def rounded(self) -> Quantize:
+        """The same grid without a solver: what plain rounding would have given."""
+        method = self.method
+        rtn = Rtn(
+            bits=method.bits, group_size=method.group_size, scheme=method.scheme, scale_search=method.scale_search
+        )
+        return Quantize(rtn=rtn, exclude=self.exclude)
+
+
+class Package(Section):
+    """The form in which the artifact is served."""
+
+    format: Literal["matmulnbits"] = "matmulnbits"
+    accuracy_level: Literal[0, 1, 4] = Field(
+        1, description="MatMulNBits activations: 1 float32, 4 int8 (faster, not exact), 0 the provider's choice"
+    )
+
+
+class Agreement(Section):
+    """Logits of the artifact against the reference: prefill, decode with past, batch 2, padded rows."""
+
+    length: int = Field(32, ge=4, description="prompt tokens")
+    decode_steps: int = Field(4, ge=1)
+    max_kl: float | None = Field(None, gt=0, description="nats, mean over positions, worst case")
+    min_top1: float | None = Field(None, ge=0, le=1, description="share of positions with the same best token")
+    max_difference: float | None = Field(None, gt=0, description="largest absolute difference of a logit")
+
+
+class Perplexity(Section):
+    """exp(mean negative log likelihood) on held-out text, for artifact and reference."""
+
+    source: str = Field("builtin", description="builtin, a file or a dataset id")
+    windows: Literal["packed", "documents"] = Field(
+        "packed", description="packed: the text cut every `length` tokens; documents: BOS and one document a window"
+    )
+    length: int = Field(256, ge=2, description="tokens in a window")
+    tokens: int = Field(20480, ge=2, description="stop after this many tokens")
+    max_increase: float | None = Field(None, description="relative: 0.02 allows 2 % above the reference")
+    max_value: float | None = Field(None, gt=1)
+    below_rounding: bool | None = Field(
+        None, description="also measure the same weights rounded to the same grid; true makes being worse a miss"
+    )
+
+
+class Size(Section):
+    """Bytes on disk, weights and graph."""
+
+    max_ratio: float | None = Field(None, gt=0, description="of the unquantized graph")
+
+
+class Speed(Section):
+    """Tokens a second, median of repeats, in ONNX Runtime as it will be served."""
+
+    prompt: int = Field(128, ge=1, description="tokens of the prefill")
+    new_tokens: int = Field(32, ge=1)
+    repeats: int = Field(5, ge=1)
+    min_decode_ratio: float | None = Field(None, gt=0, description="of the reference's decode speed")
+
+
+class Layers(Section):
+    """The solver's output error of each layer, against rounding's."""
+
+    max_flagged: int | None = Field(0, ge=0, description="layers worse than rounding, constant or not finite")
+
+
+class Validate(Section):
+    """What is measured, and the limits that turn a number into a verdict."""
+
+    agreement: Agreement = Agreement()
+    perplexity: Perplexity | None = Perplexity()
+    size: Size = Size()
+    speed: Speed | None = Speed()
+    layers: Layers = Layers()
+
+
+class Recipe(Section):
+    """Everything `compress run` will do."""
+
+    model: str = Field(description="Hugging Face id, local folder, or builtin:tiny-lm")
+    export: Export = Export()
+    optimize: Optimize = Optimize()
+    calibration: Calibration = Calibration()
+    quantize: Quantize = Quantize(gptq=Gptq())
+    package: Package = Package()
+    validate_: Validate = Field(Validate(), alias="validate")
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field with its value, as JSON; what the manifest keeps."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    Raises: RecipeError with every finding, like
+        recipes/a.yaml:14: quantize.gptq: unknown field 'bit'. Did you mean 'bits'?
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read ({_first_line(error)}). `compress recipes` lists ours") from None
+    return parse(text, str(path), overrides)
+
+
+def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
+    """YAML text -> Recipe; `origin` names the text in errors.
+
+    Raises: RecipeError with every finding.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError([f"{origin}:{line}: not YAML: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        raise RecipeError([f"{origin}:1: not YAML: {_first_line(error)}"]) from None
+    if not isinstance(root, yaml.MappingNode):
+        raise RecipeError([f"{origin}:1: a recipe is a mapping of sections, beginning with `model:`"])
+    if duplicates := list(_duplicate_keys(root, origin)):
+        raise RecipeError(duplicates)
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError([f"{origin}:1: not YAML: {_first_line(error)}"]) from None
+    lines = {place: f"{origin}:{line}" for place, line in _lines(root)}
+    return _validated(data, overrides, lines, origin)
+
+
+def build(data: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "arguments") -> Recipe:
+    """A recipe from plain values, as single commands make one; held to the same rules as a file."""
+    return _validated(json.loads(json.dumps(data)), overrides, {}, origin)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors."""
+    return Recipe.model_json_schema(by_alias=True) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
+Place = tuple[str | int, ...]
+
+
+def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place, str], origin: str) -> Recipe:
+    for override in overrides:
+        place = _apply(data, override)
+        lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
+        lines[place] = f"--set {override}"
+    try:
+        return Recipe.model_validate_json(json.dumps(data))  # JSON mode: a list is a tuple, and "4" is still no number
+    except ValidationError as error:
+        findings = [_finding(dict(one), lines, origin) for one in error.errors(include_url=False)]
+        raise RecipeError([text for _, text in sorted(findings)]) from None
+    except (TypeError, ValueError) as error:
+        raise RecipeError([f"{origin}: {_first_line(error)}"]) from None
+
+
+def _apply(data: dict[str, Any], override: str) -> Place:
+    """Write one `a.b.c=value` into the data and return its place."""
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip("."):
+        raise RecipeError([f"--set {override}: write it as section.field=value, e.g. quantize.gptq.bits=3"])
+    *sections, field = key.split(".")
+    for section in sections:
+        if not isinstance(data.get(section), dict):
+            data[section] = {}
+        data = data[section]
+    try:
+        data[field] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError([f"--set {override}: the value is not YAML"]) from None
+    return (*sections, field)
+
+
+def _finding(error: dict[str, Any], lines: Mapping[Place, str], origin: str) -> tuple[tuple[int, str], str]:
+    """One pydantic error as (sort key, line of text)."""
+    place: Place = error["loc"]
+    where = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), origin)
+    path = ".".join(str(part) for part in place)
+    if error["type"] == "extra_forbidden":
+        parent = ".".join(str(part) for part in place[:-1]) or "recipe"
+        text = f"{where}: {parent}: unknown field '{place[-1]}'. {_suggestion(str(place[-1]), _names(place[:-1]))}"
+    elif error["type"] == "missing":
+        text = f"{where}: {path}: missing; every recipe names it"
+    else:
+        text = f"{where}: {path}: {_sentence(error)}"
+    line = where.rpartition(":")[2]
+    return (int(line) if line.isdigit() else 0, text), text
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """What is wrong with a value, and for a name of a list the nearest one."""
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input", "the value")
+    given = error.get("input")
+    if error["type"] == "literal_error":
+        choices = [text.strip(" '") for text in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        near = _suggestion(given, choices, listing=False) if isinstance(given, str) else ""
+        return f"{given!r} is not one of {', '.join(choices)}. {near}".strip()
+    return message if isinstance(given, dict) else f"{message}, not {given!r}"
+
+
+def _suggestion(name: str, known: Sequence[str], *, listing: bool = True) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    return f"Known: {', '.join(known)}" if listing else ""
+
+
+def _names(place: Place) -> list[str]:
+    """Field names of the section at a place."""
+    model: type[BaseModel] = Recipe
+    for part in place:
+        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        annotation = fields.get(str(part))
+        sections = [
+            choice for choice in _choices(annotation) if isinstance(choice, type) and issubclass(choice, Section)
+        ]
+        if not sections:
+            return []
+        model = sections[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
+    """Every place of a YAML tree with its line, counted from 1; a key's line stands for its value."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, key.value)
+            yield inner, key.start_mark.line + 1
+            yield from _lines(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*place, index), value.start_mark.line + 1
+            yield from _lines(value, (*place, index))
+
+
+def _duplicate_keys(node: yaml.Node, origin: str) -> Iterator[str]:
+    """YAML keeps the last of two equal keys in silence; a recipe refuses them."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                yield f"{origin}:{line}: '{key.value}' stands twice; first in line {seen[key.value]}"
+            seen.setdefault(key.value, line)
+            yield from _duplicate_keys(value, origin)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _duplicate_keys(value, origin)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,146 @@
+"""Where a model comes from: builtin, a local folder, a Hugging Face id, an artifact, a bare `.onnx` file.
+
+Weights are read from safetensors alone; no code of a model is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor import artifact, catalog
+from compressor.artifact import Artifact
+from compressor.errors import MachineError, RequestError
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+# What a model's folder holds beside its weights, and an artifact carries along byte for byte.
+CARRIED = (
+    CONFIG,
+    "generation_config.json",
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", *CARRIED)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder, known by the bytes of the files that an export reads."""
+
+    name: str
+    folder: Path
+    files: Mapping[str, str] = field(repr=False)  # name -> SHA-256
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(dict(self.files), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"model": self.name, "files": dict(self.files)}
+
+    @property
+    def weights(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors"))
+
+
+def find(name: str) -> Source:
+    """Resolve the name of a model. Raises: RequestError when there is none, MachineError without network."""
+    folder = catalog.resolve(catalog.MODELS[name]) if name in catalog.MODELS else Path(name)
+    if name.startswith("builtin:") and name not in catalog.MODELS:
+        raise RequestError(f"{name}: no such built-in model; there is {', '.join(catalog.MODELS)}")
+    if folder.is_file():
+        raise RequestError(
+            f"{name}: is a file; a model is a folder with {CONFIG} and safetensors, or a Hugging Face id"
+        )
+    if not folder.is_dir():
+        folder = _download(name)
+    if not (folder / CONFIG).is_file():
+        raise RequestError(f"{name}: no {CONFIG} in {folder}; is it a Hugging Face model folder?")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise RequestError(f"{name}: no safetensors in {folder}; pickled weights are not read, convert them first")
+    used = [*weights, *(folder / one for one in CARRIED if (folder / one).is_file())]
+    return Source(name, folder, {path.name: artifact.digest(path) for path in used})
+
+
+def open_input(path: Path) -> Artifact:
+    """INPUT of a command: an artifact's folder or a bare `.onnx` file. Raises: RequestError."""
+    if path.is_dir():
+        return artifact.open_artifact(path)
+    if path.suffix == ".onnx" and path.is_file():
+        return _bare_file(path)
+    raise RequestError(f"{path}: {'not an .onnx file' if path.is_file() else 'no such file or folder'}")
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The model's configuration, the text part of it where it has several; empty when there is none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(f"{path}: not JSON: {error}") from None
+    return dict(whole | whole.get("text_config", {}))
+
+
+def context(folder: Path) -> int | None:
+    """The longest sequence that the model was made for."""
+    known = config(folder)
+    length = known.get("max_position_embeddings") or known.get("n_positions")
+    return int(length) if length else None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return (folder / TOKENIZER).is_file() and (folder / CONFIG).is_file()
+
+
+def carry(source: Path, target: Path) -> None:
+    """Take configuration and tokenizer along, byte for byte."""
+    for name in CARRIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _bare_file(path: Path) -> Artifact:
+    """A lone `.onnx`; its key is its bytes, those of its external data included."""
+    from compressor.session import external_files, load_model
+
+    files = [path, *(path.parent / name for name in sorted(external_files(load_model(path))))]
+    entries = {one.name: {"sha256": artifact.digest(one), "bytes": one.stat().st_size} for one in files}
+    key = artifact.key("file", entries)
+    return Artifact(path.parent, "file", key, {"files": entries, "facts": {}}, model_name=path.name)
+
+
+def _download(name: str) -> Path:
+    """A snapshot of a hub model, from the local cache where it lies there. Raises: RequestError, MachineError."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise RequestError(f"{name}: no such folder")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADED)))
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise RequestError(f"{name}: neither a folder nor a model on the hub ({_line(error)})") from None
+    except (errors.LocalEntryNotFoundError, OSError, RuntimeError) as error:
+        raise MachineError(
+            f"{name}: no such folder, and the hub cannot be asked for it ({_line(error)}); "
+            "name a local folder or builtin:tiny-lm"
+        ) from None
+
+
+def _line(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]

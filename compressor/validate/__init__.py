@@ -1,0 +1,1 @@
+"""One check a file: `measure(...) -> list[Measurement]`, candidate against reference, never assuming."""

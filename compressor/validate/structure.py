@@ -1,0 +1,48 @@
+"""Structure: the file passes the ONNX checker, ONNX Runtime loads it, and its interface is the reference's."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from compressor.errors import RequestError
+from compressor.report import Measurement
+from compressor.validate.subject import Subject
+
+
+def measure(candidate: Subject, reference: Subject) -> list[Measurement]:
+    """The number of structural faults, at most 0; the note names them."""
+    faults = [*_checker_faults(candidate), *_load_faults(candidate), *_interface_faults(candidate, reference)]
+    return [Measurement("structure faults", len(faults), limit=0, note="; ".join(faults))]
+
+
+def _checker_faults(subject: Subject) -> list[str]:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(subject.path))
+    except (onnx.checker.ValidationError, ValueError) as error:
+        return [f"checker: {str(error).strip().splitlines()[0]}"]
+    return []
+
+
+def _load_faults(subject: Subject) -> list[str]:
+    try:
+        subject.session.get_inputs()
+    except RequestError as error:
+        return [str(error)]
+    return []
+
+
+def _interface_faults(candidate: Subject, reference: Subject) -> list[str]:
+    faults = []
+    for kind in ("inputs", "outputs"):
+        ours, theirs = (_signature(getattr(one.model.graph, kind)) for one in (candidate, reference))
+        faults += [f"{kind[:-1]} {name} is {ours.get(name, 'missing')}, not {expected}"
+                   for name, expected in theirs.items() if ours.get(name) != expected]  # fmt: skip
+        faults += [f"{kind[:-1]} {name} is new" for name in ours.keys() - theirs.keys()]
+    return faults
+
+
+def _signature(values: list[ir.Value]) -> dict[str, str]:
+    """Name -> type and rank; free axes may be named differently by another exporter."""
+    return {str(v.name): f"{v.dtype}{[x if isinstance(x, int) else None for x in v.shape or ()]}" for v in values}

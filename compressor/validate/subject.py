@@ -1,0 +1,52 @@
+"""A graph under examination: its file, its sizes, and sessions opened when a check asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from compressor.decoder import Decoder, DecoderSession
+from compressor.errors import RequestError
+from compressor.session import graph_nbytes, load_model, open_session
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One side of a comparison. The reference runs `exact`, the candidate as it will be `served`."""
+
+    path: Path
+    is_reference: bool = False
+
+    @cached_property
+    def model(self) -> ir.Model:
+        return load_model(self.path)
+
+    @cached_property
+    def session(self) -> ort.InferenceSession:
+        return open_session(self.path, "exact" if self.is_reference else "served")
+
+    @cached_property
+    def served(self) -> ort.InferenceSession:
+        """The session that speed is measured on, whichever side this is."""
+        return open_session(self.path, "served") if self.is_reference else self.session
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        return Decoder.of(self.model)
+
+    @property
+    def nbytes(self) -> int:
+        return graph_nbytes(self.path)
+
+    def runner(self, *, served: bool = False) -> DecoderSession:
+        """Raises: RequestError when the graph is no decoder."""
+        if self.decoder is None:
+            raise RequestError(f"{self.path}: no decoder with a cache; text checks do not apply to it")
+        return DecoderSession(self.decoder, self.served if served else self.session)
