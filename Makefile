@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# CI installs the very versions this project was tested with; elsewhere pip takes the newest that fit.
-CONSTRAINTS := $(if $(CI),-c constraints.txt)
+# The very versions this project was tested with; `pip install .` alone takes the newest that fit.
+CONSTRAINTS := -c constraints.txt
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
