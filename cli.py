@@ -43,7 +43,10 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A fallback fails too, not only a missed limit.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Directory of the artifact; written whole or not at all.")]
+Output = Annotated[
+    Path,
+    typer.Option("-o", "--output", resolve_path=True, help="Directory of the artifact; written whole or not at all."),
+]
 Input = Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")]
 
 
@@ -51,7 +54,9 @@ Input = Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .on
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one of ours.")],
     model: Annotated[str | None, typer.Option("--model", help="In place of the recipe's model.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: artifacts/<recipe>.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", resolve_path=True, help="Default: artifacts/<recipe>.")
+    ] = None,
     set_: Set = [],  # noqa: B006  typer copies it
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     strict: Strict = False,
@@ -136,7 +141,9 @@ def quantize(
 def validate(
     candidate: Annotated[Path, typer.Argument(help="The artifact or .onnx file to examine.")],
     against: Annotated[Path, typer.Option("--against", help="The unquantized reference.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write report.json and report.md.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write report.json and report.md.")
+    ] = None,
     set_: Set = [],  # noqa: B006
     strict: Strict = False,
     json_: Json = False,

@@ -10,7 +10,9 @@ at its place is that stage's result, so a run that was killed goes on from the l
 
 from __future__ import annotations
 
+import errno
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -104,8 +106,10 @@ class Shelf:
             _write_manifest(draft, stage, key, options, source)
             _rename_into(folder, place)
         except OSError as error:
-            if error.errno == 28:  # ENOSPC
+            if error.errno == errno.ENOSPC:
                 raise MachineError(f"{place}: the disk is full; free some space or choose another -o") from None
+            if not folder.is_dir():
+                raise RequestError(f"{place}: cannot be made ({error.strerror}); choose another -o") from None
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -133,7 +137,7 @@ def claim(place: Path) -> None:
 
     Raises: RequestError when files that are not an artifact's lie there; they are never replaced.
     """
-    for trace in place.parent.glob(f".{place.name}.*-*"):
+    for trace in place.parent.glob(f".{glob.escape(place.name)}.*-*"):
         kind, _, pid = trace.name.removeprefix(f".{place.name}.").rpartition("-")
         if not pid.isdigit() or _alive(int(pid)):
             continue
@@ -146,7 +150,7 @@ def claim(place: Path) -> None:
     if not place.is_dir():
         raise RequestError(f"{place}: is a file; choose another output directory")
     held = try_open(place)
-    known = {MANIFEST, *UNHASHED, *(held.manifest["files"] if held else ())}
+    known = {MANIFEST, *UNHASHED, *held.manifest["files"]} if held else set()
     strangers = [path for path in place.rglob("*") if path.is_file() and str(path.relative_to(place)) not in known]
     if strangers:
         raise RequestError(f"{place}: holds {strangers[0].name}, which is not ours; choose another output directory")

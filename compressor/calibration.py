@@ -19,12 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor import builtin
+from compressor import builtin, sources
 from compressor.errors import MachineError, RequestError
 from compressor.recipe import Calibration, Perplexity
+from compressor.sources import TOKENIZER
 
 BUILTIN = "builtin"
-TOKENIZER = "tokenizer.json"
+TOKENS = ".npy"  # windows already tokenized
 Split = Literal["calibration", "heldout"]
 
 
@@ -61,18 +62,22 @@ class Vocabulary:
 
     @classmethod
     def of(cls, folder: Path) -> Vocabulary:
-        """Raises: RequestError when the folder holds no tokenizer."""
-        if not (folder / TOKENIZER).is_file():
-            raise RequestError(f"{folder}: no {TOKENIZER}; text cannot be read without the model's tokenizer")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        bos = config.get("bos_token_id")
+        """Raises: RequestError when the folder holds no tokenizer, or no configuration that names the first token."""
+        if not sources.has_tokenizer(folder):
+            raise RequestError(
+                f"{folder}: no {TOKENIZER} with {sources.CONFIG}; text cannot be read without the model's tokenizer"
+            )
+        bos = sources.config(folder).get("bos_token_id")
         return cls(folder, bos[0] if isinstance(bos, list) else bos)
 
     def encode(self, documents: Sequence[str]) -> list[list[int]]:
         """Tokens of each document, no special token added."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
+        try:
+            tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise RequestError(f"{self.folder / TOKENIZER}: not a tokenizer: {_line(error)}") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return [one.ids for one in tokenizer.encode_batch(list(documents), add_special_tokens=False)]
@@ -85,17 +90,26 @@ def calibration_windows(options: Calibration, vocabulary: Vocabulary, context: i
     """
     if context is not None and options.length > context:
         raise RequestError(f"calibration.length: {options.length} tokens exceed the model's context of {context}")
+    if Path(options.source).suffix == TOKENS:
+        return _chosen(*_token_rows(options), options)
     corpus = read(options.source, "calibration")
     stream = _stream(corpus, vocabulary)
-    available = len(stream) // options.length
+    count = len(stream) // options.length
+    rows = np.array(stream[: count * options.length], np.int64).reshape(count, options.length)
+    return _chosen(rows, {"source": corpus.source, "sha256": corpus.sha256}, options)
+
+
+def _chosen(windows: NDArray[np.int64], read_from: dict[str, Any], options: Calibration) -> Windows:
+    """`samples` of the windows [n, length], by seed and in order."""
+    available = len(windows)
     if available < options.samples:
         raise RequestError(
-            f"calibration.source: {options.source} holds {len(stream)} tokens, which is {available} windows of "
-            f"{options.length}; {options.samples} are asked for. Ask for fewer samples or bring more text"
+            f"calibration.source: {options.source} holds {available} windows of {options.length} tokens; "
+            f"{options.samples} are asked for. Ask for fewer samples or bring more text"
         )
     rows = sorted(random.Random(options.seed).sample(range(available), options.samples))
-    ids = np.array(stream[: available * options.length], np.int64).reshape(available, -1)[rows]
-    facts = {"source": corpus.source, "sha256": corpus.sha256, "seed": options.seed, "length": options.length}
+    ids = windows[rows]
+    facts = read_from | {"seed": options.seed, "length": options.length}
     facts |= {"rows": rows, "tokens": int(ids.size), "tokens_sha256": hashlib.sha256(ids.tobytes()).hexdigest()}
     return Windows(ids, np.ones_like(ids), facts)
 
@@ -147,6 +161,18 @@ def read(source: str, split: Split) -> Corpus:
     return corpus
 
 
+def _token_rows(options: Calibration) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Windows that were tokenized before, int64 [n, length], and where they came from."""
+    path = Path(options.source)
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise RequestError(f"{path}: not an array of tokens: {_line(error)}") from None
+    if rows.ndim != 2 or rows.dtype != np.int64 or rows.shape[1] != options.length:
+        raise RequestError(f"{path}: holds {rows.dtype}{list(rows.shape)}; tokens are int64[n, {options.length}]")
+    return rows, {"source": path.name, "sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+
+
 def _stream(corpus: Corpus, vocabulary: Vocabulary) -> list[int]:
     """The whole corpus as one run of tokens; BOS before each document of a collection."""
     bos = [] if corpus.running or vocabulary.bos is None else [vocabulary.bos]
@@ -188,8 +214,9 @@ def _plain(path: Path) -> tuple[list[str], bool]:
 def _json(path: Path) -> tuple[list[str], bool]:
     """A JSON list, or JSON lines, of strings or of objects with `text`."""
     text = _file(path)
+    lines = [line for line in text.split("\n") if line.strip()]  # splitlines would cut strings at U+2028 as well
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
     except ValueError as error:
         raise RequestError(f"{path}: not JSON: {error}") from None
     return [_text_of(row, str(path)) for row in rows], False
@@ -198,7 +225,10 @@ def _json(path: Path) -> tuple[list[str], bool]:
 def _parquet(path: Path) -> tuple[list[str], bool]:
     from datasets import load_dataset
 
-    rows = load_dataset("parquet", data_files=str(path), split="train")
+    try:
+        rows = load_dataset("parquet", data_files=str(path), split="train")
+    except Exception as error:  # as many kinds as pyarrow and datasets have between them
+        raise RequestError(f"{path}: not a readable parquet file: {_line(error)}") from None
     return [_text_of(row, str(path)) for row in rows], False
 
 

@@ -29,7 +29,7 @@ PassName = Literal["dropout-removal", "conv-batchnorm-fusion", "constant-folding
 class Section(BaseModel):
     """A part of a recipe: frozen, and no key but its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Export(Section):
@@ -52,7 +52,9 @@ class Optimize(Section):
 class Calibration(Section):
     """The text that the statistics are gathered on."""
 
-    source: str = Field("builtin", description="builtin, a file (.txt .raw .json .jsonl .parquet) or a dataset id")
+    source: str = Field(
+        "builtin", description="builtin, a file (.txt .raw .json .jsonl .parquet, tokens as .npy) or a dataset id"
+    )
     samples: int = Field(128, ge=1, description="windows of `length` tokens")
     length: int = Field(512, ge=8, description="tokens")
     seed: int = Field(0, ge=0, description="chooses the windows")
@@ -211,14 +213,17 @@ def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        duplicates = list(_duplicate_keys(root, origin))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError([f"{origin}:{line}: not YAML: {error.problem}"]) from None
     except yaml.YAMLError as error:
         raise RecipeError([f"{origin}:1: not YAML: {_first_line(error)}"]) from None
+    except RecursionError:
+        raise RecipeError([f"{origin}:1: nests too deep, or an anchor holds itself"]) from None
     if not isinstance(root, yaml.MappingNode):
         raise RecipeError([f"{origin}:1: a recipe is a mapping of sections, beginning with `model:`"])
-    if duplicates := list(_duplicate_keys(root, origin)):
+    if duplicates:
         raise RecipeError(duplicates)
     try:
         data = yaml.safe_load(text)
@@ -247,7 +252,8 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place
         lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
         lines[place] = f"--set {override}"
     try:
-        return Recipe.model_validate_json(json.dumps(data))  # JSON mode: a list is a tuple, and "4" is still no number
+        # JSON mode: a list is a tuple, and "4" is still no number. A date of YAML is the text it was written as.
+        return Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         findings = [_finding(dict(one), lines, origin) for one in error.errors(include_url=False)]
         raise RecipeError([text for _, text in sorted(findings)]) from None
@@ -262,8 +268,10 @@ def _apply(data: dict[str, Any], override: str) -> Place:
         raise RecipeError([f"--set {override}: write it as section.field=value, e.g. quantize.gptq.bits=3"])
     *sections, field = key.split(".")
     for section in sections:
-        if not isinstance(data.get(section), dict):
+        if data.get(section) is None:
             data[section] = {}
+        if not isinstance(data[section], dict):
+            raise RecipeError([f"--set {override}: '{section}' is a value and has no fields"])
         data = data[section]
     try:
         data[field] = yaml.safe_load(value)
@@ -338,12 +346,15 @@ def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
             yield from _lines(value, (*place, index))
 
 
-def _duplicate_keys(node: yaml.Node, origin: str) -> Iterator[str]:
+def _duplicate_keys(node: yaml.Node | None, origin: str) -> Iterator[str]:
     """YAML keeps the last of two equal keys in silence; a recipe refuses them."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                yield f"{origin}:{line}: a key is a word, not a list or a mapping"
+                continue
             if key.value in seen:
                 yield f"{origin}:{line}: '{key.value}' stands twice; first in line {seen[key.value]}"
             seen.setdefault(key.value, line)

@@ -64,6 +64,8 @@ def load_model(path: Path) -> ir.Model:
         model = ir.load(path)
     except Exception as error:  # protobuf and onnx_ir raise what they like on bytes that are no model
         raise RequestError(f"{path}: not a readable ONNX model ({' '.join(str(error).split())[:200]})") from error
+    if not model.graph.outputs:  # an empty file is a valid protobuf
+        raise RequestError(f"{path}: not a readable ONNX model (its graph has no output)")
     for graph in model.graphs():
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):

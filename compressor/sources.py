@@ -115,11 +115,12 @@ def carry(source: Path, target: Path) -> None:
 
 
 def _bare_file(path: Path) -> Artifact:
-    """A lone `.onnx`; its key is its bytes, those of its external data included."""
+    """A lone `.onnx`; its key is its bytes and those of what belongs to it: external data, configuration, tokenizer."""
     from compressor.session import external_files, load_model
 
-    files = [path, *(path.parent / name for name in sorted(external_files(load_model(path))))]
-    entries = {one.name: {"sha256": artifact.digest(one), "bytes": one.stat().st_size} for one in files}
+    beside = [name for name in CARRIED if (path.parent / name).is_file()]
+    files = {name: path.parent / name for name in (path.name, *sorted(external_files(load_model(path))), *beside)}
+    entries = {name: {"sha256": artifact.digest(one), "bytes": one.stat().st_size} for name, one in files.items()}
     key = artifact.key("file", entries)
     return Artifact(path.parent, "file", key, {"files": entries, "facts": {}}, model_name=path.name)
 

@@ -134,8 +134,8 @@ class Factorised:
         if block.start == 0:
             return given
         pull = self.pull[block, block]
-        moved: Tensor = torch.linalg.solve_triangular(pull, target - given, upper=False, unitriangular=True)
-        return given + moved
+        inverse = torch.linalg.solve_triangular(pull, torch.eye(len(pull)).to(pull), upper=False, unitriangular=True)
+        return torch.addmm(given, inverse, target - given)
 
     def _round_block(
         self, target: Tensor, given: Tensor, pull: Tensor, scale: Tensor, zero: Tensor, codes: Tensor, errors: Tensor

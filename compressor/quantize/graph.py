@@ -26,6 +26,7 @@ from compressor.session import open_session
 # A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
 # than keeping a [batch, 1, sequence, sequence] mask for every batch.
 REMADE_BELOW_BYTES = 1 << 16
+SEQUENCES = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"})
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,7 @@ def find_linears(model: ir.Model, exclude: Sequence[str] = ()) -> tuple[list[Lin
 
 def segments(model: ir.Model, linears: Sequence[Linear]) -> list[Segment]:
     """Cut the graph at every input that linears read, in the order of the graph."""
-    if any(value.dtype is None for node in model.graph for value in node.outputs):
-        ShapeInferencePass()(model)  # a segment's inputs need their types stated
+    _state_types(model)
     groups: dict[ir.Value, list[Linear]] = {}
     for linear in linears:
         groups.setdefault(linear.x, []).append(linear)
@@ -184,7 +184,7 @@ class _Plan:
     def _place(self, node: ir.Node) -> None:
         if node in self._group_of:
             level = self._group_of[node] + 1
-        elif self._is_remade(node):
+        elif self._is_remade(node) and not any(output in self._xs for output in node.outputs):
             self._remade.update(node.outputs)
             return
         else:
@@ -255,6 +255,15 @@ class _Plan:
         return ir.Model(graph, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))
 
 
+def _state_types(model: ir.Model) -> None:
+    """A segment's inputs need their types stated."""
+    if any(value.dtype is None for node in model.graph for value in node.outputs):
+        ShapeInferencePass()(model)
+    for node in model.graph:
+        if node.op_type in SEQUENCES:  # onnx_ir 1.1 calls them tensors; unstated, ONNX Runtime infers what they are
+            node.outputs[0].type = node.outputs[0].shape = None
+
+
 def _as_linear(node: ir.Node, model: ir.Model) -> Linear | None:
     """MatMul(x, W), MatMul(x, Transpose(W)) or Gemm(x, W, b), with W a float32 matrix that nobody can override."""
     if node.domain or node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2:
@@ -322,4 +331,7 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
 def _tensor(value: ir.Value) -> Tensor:
     """A constant as torch sees it; copied, for torch takes no read-only memory."""
     assert value.const_value is not None  # held by find_linears
-    return torch.from_numpy(np.array(value.const_value.numpy()))
+    array = np.array(value.const_value.numpy())
+    if isinstance(value.const_value, ir.ExternalTensor):
+        value.const_value.release()  # the mapped file would count as memory until the end
+    return torch.from_numpy(array)

@@ -10,7 +10,8 @@ A group is `group_size` consecutive rows (inputs) of one column (output); the la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -44,8 +45,19 @@ class QTensor:
 
     def dequantize(self) -> Tensor:
         """float32 [in, out]."""
-        group = group_of_row(self.q.shape[0], self.group_size, self.q.device)
-        return (self.q.float() - self.zero.float()[group]) * self.scale[group]
+        weight = self.q.float()
+        for g, rows in enumerate(rows_of_group(self.shape[0], self.group_size)):
+            weight[rows].sub_(self.zero[g]).mul_(self.scale[g])
+        return weight
+
+    def every(self, step: int) -> QTensor:
+        """The first of every `step` columns."""
+        return replace(self, q=self.q[:, ::step], scale=self.scale[:, ::step], zero=self.zero[:, ::step])
+
+    def split(self, columns: Sequence[int]) -> list[QTensor]:
+        """The tensors of matrices that were quantized side by side."""
+        parts = zip(*(whole.split(list(columns), 1) for whole in (self.q, self.scale, self.zero)), strict=True)
+        return [QTensor(q, scale, zero, self.bits, self.group_size) for q, scale, zero in parts]
 
     def __repr__(self) -> str:
         return f"QTensor({self.shape}, bits={self.bits}, group_size={self.group_size})"

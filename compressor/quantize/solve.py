@@ -45,14 +45,13 @@ def with_data(
         for x in flow.run(segment):
             moment.add(x)
         group = _Group.of(solver, moment)
-        rounded = []
-        for linear in segment.linears:
-            weight = linear.read().to(device)
-            tensor = group.solve(weight)
+        weights = [linear.read().to(device) for linear in segment.linears]
+        side_by_side = group.solve(torch.cat(weights, 1))
+        tensors = side_by_side.split([weight.shape[1] for weight in weights])
+        for linear, weight, tensor in zip(segment.linears, weights, tensors, strict=True):
             store.write(folder, linear.name, tensor)
-            rounded.append(tensor.dequantize())
-            rows.append(group.row(linear, weight, tensor, rounded[-1]))
-        flow.resume(segment, rounded)
+            rows.append(group.row(linear, weight, tensor))
+        flow.resume(segment, [tensor.dequantize() for tensor in tensors])
     return rows
 
 
@@ -65,9 +64,8 @@ def without_data(
         weight = linear.read()
         tensor = solver.solve(weight)
         store.write(folder, linear.name, tensor)
-        rounded = tensor.dequantize()
-        error = float((rounded - weight).square().sum() / weight.square().sum())
-        rows.append(_row(linear, tensor) | {"weight_error": error, "flags": _flags(tensor, rounded, worse=False)})
+        error = float((tensor.dequantize() - weight).square().sum() / weight.square().sum())
+        rows.append(_row(linear, tensor) | {"weight_error": error, "flags": _flags(tensor, worse=False)})
     return rows
 
 
@@ -103,20 +101,22 @@ class _Group:
         rounding = RoundToNearest(self.solver.grid, self.solver.group_size)
         return self.factorised.solve(weight) if self.factorised else rounding.solve(weight)
 
-    def row(self, linear: Linear, weight: Tensor, tensor: QTensor, rounded: Tensor) -> dict[str, Any]:
+    def row(self, linear: Linear, weight: Tensor, tensor: QTensor) -> dict[str, Any]:
         """Relative output errors, trace(E^T H E) / trace(W^T H W), of the solver and of rounding to the same grid."""
-        some = torch.linspace(0, weight.shape[1] - 1, min(ERROR_COLUMNS, weight.shape[1])).long()
-        W = weight[:, some]
-        plain = RoundToNearest(self.solver.grid, self.solver.group_size).solve(W).dequantize()
+        step = -(-weight.shape[1] // ERROR_COLUMNS)
+        W, solved = weight[:, ::step], tensor.every(step)
+        rounded = RoundToNearest(self.solver.grid, self.solver.group_size).solve(W)
         power = _energy(self.moment, W)
-        error, rounding = (_energy(self.moment, W - Q) / power if power else 0.0 for Q in (rounded[:, some], plain))
+        error, rounding = (
+            _energy(self.moment, W - Q.dequantize()) / power if power else 0.0 for Q in (solved, rounded)
+        )
         return _row(linear, tensor) | {
             "error": error,
             "rounding_error": rounding,
             "damping": self.factorised.damping if self.factorised else None,
             "silent_inputs": int((self.moment.diagonal() == 0).sum()),
             "fallback": self.fallback,
-            "flags": _flags(tensor, rounded, worse=error > rounding * WORSE_BY),
+            "flags": _flags(tensor, worse=error > rounding * WORSE_BY),
         }
 
 
@@ -131,10 +131,10 @@ def _row(linear: Linear, tensor: QTensor) -> dict[str, Any]:
     }
 
 
-def _flags(tensor: QTensor, rounded: Tensor, *, worse: bool) -> list[str]:
+def _flags(tensor: QTensor, *, worse: bool) -> list[str]:
     """Why a layer needs a look: a solver that does harm, a packed constant, a number that is none."""
     seen = {
-        "not finite": not bool(rounded.isfinite().all()),
+        "not finite": not bool(tensor.scale.isfinite().all()),
         "constant": bool((tensor.q == tensor.q[0, 0]).all()),
         "worse than rounding": worse,
     }
