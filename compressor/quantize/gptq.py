@@ -18,6 +18,8 @@ finished rows is a matrix product, and nothing behind the current block is touch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -120,7 +122,8 @@ class Factorised:
             else:
                 grids.append(grid.fit(self._updated(block, W[block], target)))
                 scale, zero = (part.expand_as(target) for part in grids[-1])
-            self._round_block(target, W[block], self.pull[block, block], scale, zero, Q[block], E[block])
+            with one_thread():
+                self._round_block(target, W[block], self.pull[block, block], scale, zero, Q[block], E[block])
         if self.solver.act_order:
             Q[self.order] = Q.clone()
         return _qtensor(Q, grids, grid, group_size)
@@ -141,16 +144,27 @@ class Factorised:
         self, target: Tensor, given: Tensor, pull: Tensor, scale: Tensor, zero: Tensor, codes: Tensor, errors: Tensor
     ) -> None:
         """Round the rows of one block in turn, into `codes` and `errors`; every argument but pull is [rows, out]."""
-        size = target.shape[0]
-        for start in range(0, size, STRIPE):
-            stop = min(start + STRIPE, size)
-            if start:
-                target[start:stop].addmm_(pull[start:stop, :start], errors[:start])
-            for i in range(start, stop):
-                wanted = torch.addmv(target[i], errors[start:i].T, pull[i, start:i]) if i > start else target[i]
-                codes[i] = self.solver.grid.encode(wanted, scale[i], zero[i])
-                torch.sub(codes[i], zero[i], out=errors[i]).mul_(scale[i])
-                torch.sub(given[i], errors[i], out=errors[i])
+        shifted = torch.addcmul(given, zero, scale)  # error = given - (code - zero) * scale = shifted - code * scale
+        parts = (part.unbind() for part in (target, shifted, pull, scale, zero, codes, errors))
+        for i, (wanted, beyond, pulls, step, middle, code, error) in enumerate(zip(*parts, strict=True)):
+            stripe = slice(i - i % STRIPE, i - i % STRIPE + STRIPE)
+            if i == stripe.start > 0:
+                target[stripe].addmm_(pull[stripe, :i], errors[:i])
+            elif i > 0:
+                wanted.addmv_(errors[stripe.start : i].T, pulls[stripe.start : i])
+            self.solver.grid.encode(wanted, step, middle, out=code)
+            torch.addcmul(beyond, code, step, value=-1, out=error)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A row is too short to share: two threads would spend ten times as long waiting for each other (measured)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class NotPositiveDefiniteError(ArithmeticError):

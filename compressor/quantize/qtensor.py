@@ -56,7 +56,7 @@ class QTensor:
 
     def split(self, columns: Sequence[int]) -> list[QTensor]:
         """The tensors of matrices that were quantized side by side."""
-        parts = zip(*(whole.split(list(columns), 1) for whole in (self.q, self.scale, self.zero)), strict=True)
+        parts = zip(*(torch.split(whole, list(columns), 1) for whole in (self.q, self.scale, self.zero)), strict=True)
         return [QTensor(q, scale, zero, self.bits, self.group_size) for q, scale, zero in parts]
 
     def __repr__(self) -> str:
@@ -91,9 +91,9 @@ class Grid:
             scale, zero = torch.where(better, candidate_scale, scale), torch.where(better, candidate_zero, zero)
         return scale, zero
 
-    def encode(self, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """Nearest codes, still float32. torch.round: ties to even, as ONNX's QuantizeLinear."""
-        return (weight / scale).round_().add_(zero).clamp_(0, self.levels)
+    def encode(self, weight: Tensor, scale: Tensor, zero: Tensor, out: Tensor | None = None) -> Tensor:
+        """Nearest codes, not yet integers in type: round(weight / scale + zero), ties to even, within the grid."""
+        return torch.addcdiv(zero, weight, scale, out=out).round_().clamp_(0, self.levels)
 
     def _squared_error(self, weight: Tensor, scale: Tensor, zero: Tensor, dim: int) -> Tensor:
         decoded = self.encode(weight, scale, zero).sub_(zero).mul_(scale)
