@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from compressor.report import Report
 
 T = TypeVar("T")
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
 
 app = typer.Typer(
@@ -207,6 +208,8 @@ def _guarded(command: Callable[[], object]) -> int:
     """Run a command; every error is a line on standard error and an exit code."""
     try:
         result = command()
+        if result == INTERRUPTED:  # typer has caught the interrupt and returns its code
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else DONE
     except CompressError as error:
         _say(*str(error).splitlines())
@@ -217,7 +220,7 @@ def _guarded(command: Callable[[], object]) -> int:
         return REQUEST_WRONG
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted; the same command goes on from the last finished stage")
-        return 130  # 128 + SIGINT, as shells have it
+        return INTERRUPTED
     except MemoryError:
         _say("out of memory; fewer calibration samples or a machine with more would help")
         return MACHINE_CANNOT

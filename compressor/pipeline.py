@@ -318,7 +318,7 @@ def _solver(method: Rtn | Gptq) -> Any:
     return catalog.resolve(catalog.SOLVERS[name])(grid, method.group_size, **own)
 
 
-TOKENS_PER_BATCH = 2048  # enough for full speed in the products; more only holds more activations
+TOKENS_PER_BATCH = 1024  # enough for full speed in the products; more only holds more activations
 
 
 def _decoder_batches(model: ir.Model, windows: Windows) -> list[Feeds]:

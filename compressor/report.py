@@ -100,12 +100,12 @@ def measurement_table(measurements: Sequence[Measurement]) -> str:
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number as a reader wants it: 1,234 | 12.35 | 0.001235; bytes in MB."""
+    """A number as a reader wants it: 1,234 | 12.346 | 0.0012346; bytes in MB."""
     if unit == "bytes":
         return f"{value / 1e6:.2f} MB"
     if not math.isfinite(value):
         return str(value)
-    text = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+    text = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.5g}"
     return f"{text} {unit}".strip()
 
 

@@ -41,7 +41,7 @@ def write(folder: Path, config: Mapping[str, Any], sizes: Decoder) -> None:
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
             "filename": MODEL,
             "head_size": sizes.head_size,
-            "hidden_size": config.get("hidden_size") or config.get("n_embd"),
+            "hidden_size": config.get("hidden_size") or config.get("n_embd") or heads * sizes.head_size,
             "num_attention_heads": heads,
             "num_key_value_heads": sizes.kv_heads,
             "num_hidden_layers": sizes.layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,9 @@ def without_data(
         weight = linear.read()
         tensor = solver.solve(weight)
         store.write(folder, linear.name, tensor)
-        error = float((tensor.dequantize() - weight).square().sum() / weight.square().sum())
-        rows.append(_row(linear, tensor) | {"weight_error": error, "flags": _flags(tensor, worse=False)})
+        power = float(weight.square().sum())
+        error = float((tensor.dequantize() - weight).square().sum()) / power if power else 0.0
+        rows.append(_row(linear, tensor) | {"weight_error": _number(error), "flags": _flags(tensor, worse=False)})
     return rows
 
 
@@ -111,8 +113,8 @@ class _Group:
             _energy(self.moment, W - Q.dequantize()) / power if power else 0.0 for Q in (solved, rounded)
         )
         return _row(linear, tensor) | {
-            "error": error,
-            "rounding_error": rounding,
+            "error": _number(error),
+            "rounding_error": _number(rounding),
             "damping": self.factorised.damping if self.factorised else None,
             "silent_inputs": int((self.moment.diagonal() == 0).sum()),
             "fallback": self.fallback,
@@ -139,6 +141,11 @@ def _flags(tensor: QTensor, *, worse: bool) -> list[str]:
         "worse than rounding": worse,
     }
     return [name for name, present in seen.items() if present]
+
+
+def _number(value: float) -> float | None:
+    """None where it is none, for JSON has no other word for it."""
+    return value if math.isfinite(value) else None
 
 
 def _energy(moment: Tensor, matrix: Tensor) -> float:
