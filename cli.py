@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from compressor.report import Report
 
 T = TypeVar("T")
+LOG_WIDTH = 132  # columns of a table where no terminal says how wide it is
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
 
@@ -293,7 +294,7 @@ def _progress() -> Track:
     return track
 
 
-def _table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text  # a plain str would be read as markup, and [batch, sequence] would vanish
@@ -303,7 +304,8 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> None:
         table.add_column(column, justify="right" if isinstance(rows[0][column], (int, float)) else "left")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    Console(width=None if console.is_terminal else LOG_WIDTH).print(table)
 
 
 def _cell(value: Any) -> str:
@@ -354,22 +356,12 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json: bool) -> None:
-    from compressor.report import number
+    from compressor.report import measurement_rows
 
     if as_json:
         _emit(report.to_json(strict=strict) | {"artifact": str(made.directory) if made else None})
         return
-    rows = [
-        {
-            "measurement": one.name,
-            "value": number(one.value, one.unit),
-            "reference": "" if one.reference is None else number(one.reference, one.unit),
-            "limit": "" if one.limit is None else f"{one.sense} {number(one.limit, one.unit)}",
-            "verdict": "" if one.limit is None else ("passed" if one.passed else "MISSED"),
-        }
-        for one in report.measurements
-    ]
-    _table(f"verdict: {report.verdict(strict=strict)}", rows)
+    _table(f"verdict: {report.verdict(strict=strict)}", measurement_rows(report.measurements))
     for line in report.fallbacks:
         print(f"fallback: {line}")
     if made:

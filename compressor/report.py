@@ -74,7 +74,11 @@ class Report:
 
     def to_markdown(self, *, strict: bool) -> str:
         """The report for a reader: verdict, measurements, fallbacks, passes, layers, stages."""
-        blocks = [f"# Report: {self.verdict(strict=strict)}", _facts(self.facts), measurement_table(self.measurements)]
+        blocks = [
+            f"# Report: {self.verdict(strict=strict)}",
+            _facts(self.facts),
+            _table(measurement_rows(self.measurements)),
+        ]
         if self.fallbacks:
             blocks.append("## Fallbacks\n\n" + "\n".join(f"- {one}" for one in self.fallbacks))
         for title, rows in (("Passes", self.passes), ("Layers", self.layers), ("Stages", self.stages)):
@@ -83,20 +87,19 @@ class Report:
         return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def measurement_table(measurements: Sequence[Measurement]) -> str:
-    """Markdown table of measurements, verdicts included."""
-    rows = [
+def measurement_rows(measurements: Sequence[Measurement]) -> list[dict[str, str]]:
+    """Measurements as a table's rows, each number with its unit and its verdict."""
+    return [
         {
             "measurement": one.name,
             "value": number(one.value, one.unit),
             "reference": "" if one.reference is None else number(one.reference, one.unit),
             "limit": "" if one.limit is None else f"{one.sense} {number(one.limit, one.unit)}",
-            "verdict": "" if one.limit is None else ("passed" if one.passed else "**missed**"),
+            "verdict": "" if one.limit is None else ("passed" if one.passed else "MISSED"),
             "note": one.note,
         }
         for one in measurements
     ]
-    return _table(rows)
 
 
 def number(value: float, unit: str = "") -> str:

@@ -57,9 +57,9 @@ def measure(
 
 
 def distance(case: str, candidate: Logits, reference: Logits) -> Distance:
-    """Distances of logits [..., vocab]; anything not finite is infinitely far."""
+    """Distances of logits [..., vocab]; anything not finite, on either side, is infinitely far."""
     ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
-    if not np.isfinite(ours).all():
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return Distance(case, float("inf"), float("inf"), 0.0)
     log_p, log_q = log_softmax(theirs), log_softmax(ours)
     kl = float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean())

@@ -16,6 +16,7 @@ from compressor.validate.agreement import log_softmax
 from compressor.validate.subject import Subject
 
 LOGITS_BYTES = 1 << 26  # of one call: what a batch may hold in logits
+LARGEST_NATS = 709.0  # exp of more is no float64
 
 
 def measure(
@@ -47,7 +48,8 @@ def of(runner: DecoderSession, windows: Windows, track: Track = identity, text: 
     rows = max(1, LOGITS_BYTES // (4 * width * runner.decoder.vocab))
     for start in track(range(0, len(windows.ids), rows), text):
         total += _negative_log_likelihood(runner, windows.ids[start : start + rows], windows.mask[start : start + rows])
-    return math.exp(total / windows.predicted)
+    nats = total / windows.predicted
+    return math.exp(nats) if nats < LARGEST_NATS else math.inf  # NaN is not below it either
 
 
 def _negative_log_likelihood(runner: DecoderSession, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> float:

@@ -11,8 +11,21 @@ from compressor.validate.subject import Subject
 
 def measure(candidate: Subject, reference: Subject) -> list[Measurement]:
     """The number of structural faults, at most 0; the note names them."""
-    faults = [*_checker_faults(candidate), *_load_faults(candidate), *_interface_faults(candidate, reference)]
+    faults = _read_faults(candidate) or [
+        *_checker_faults(candidate),
+        *_load_faults(candidate),
+        *_interface_faults(candidate, reference),
+    ]
     return [Measurement("structure faults", len(faults), limit=0, note="; ".join(faults))]
+
+
+def _read_faults(subject: Subject) -> list[str]:
+    """Of a file that is no graph, or whose weights are missing, there is nothing more to say."""
+    try:
+        _ = subject.model
+    except RequestError as error:
+        return [str(error)]
+    return []
 
 
 def _checker_faults(subject: Subject) -> list[str]:
