@@ -1,0 +1,155 @@
+"""A changed model is right when a caller cannot tell it from the original.
+
+    interface   names, types, shapes and order of inputs and outputs are equal
+    weights     none that is new holds a NaN or an infinity, unless the old ones did
+    outputs     integers and NaNs equal, floats within the tolerance, on inputs that are always the same
+
+The original is the model handed in and not the step before, so that small errors cannot add up unseen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from passes.constants import constant, is_finite
+from passes.nesting import roots, subgraphs
+
+Array = npt.NDArray[Any]
+Outputs = Mapping[str, Array]
+Probe = Callable[[ir.Model], Outputs]
+
+# The distance from 1 to the next number of each type.
+EPSILON = {
+    ir.DataType.BFLOAT16: 2.0**-7,
+    ir.DataType.FLOAT16: 2.0**-10,
+    ir.DataType.FLOAT: 2.0**-23,
+    ir.DataType.DOUBLE: 2.0**-52,
+}
+
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+class DisproofError(Exception):
+    """Carries the reason why a pass is not believed."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the model handed in looks like from outside, and what it answers."""
+
+    interface: tuple[str, ...]
+    outputs: Outputs
+    random_outputs: frozenset[str]
+    tolerance: float
+    probe: Probe | None
+
+    @classmethod
+    def of(cls, model: ir.Model, probe: Probe | None) -> Reference:
+        outputs = probe(model) if probe else {}
+        return cls(_interface(model), outputs, _random_outputs(model), _tolerance(model), probe)
+
+    def compare(self, model: ir.Model) -> float | None:
+        """The worst difference of an output; raises where the model is not the same to its caller."""
+        for was, became in itertools.zip_longest(self.interface, _interface(model)):
+            _require(was == became, f"the interface changed: '{was}' became '{became}'")
+        if self.probe is None:
+            return None
+        outputs = self.probe(model)
+        _require(outputs.keys() == self.outputs.keys(), f"the outputs are now {', '.join(outputs)}")
+        return max((self._difference(name, outputs[name]) for name in self.outputs), default=None)
+
+    def _difference(self, name: str, output: Array) -> float:
+        expected = self.outputs[name]
+        was, became = (f"{array.dtype}{list(array.shape)}" for array in (expected, output))
+        _require(was == became, f"'{name}' was {was} and is {became}")
+        if name in self.random_outputs:  # drawn anew at every run: there is no value to compare
+            return 0.0
+        difference = _relative_difference(expected, output)
+        limit = f"and {self.tolerance:.1e} is allowed"
+        _require(difference <= self.tolerance, f"'{name}' differs by {difference:.1e} of its largest value, {limit}")
+        return difference
+
+
+def _relative_difference(expected: Array, output: Array) -> float:
+    """Largest |difference| over largest |expected|; infinite where integers, NaNs or infinities do not match."""
+    if expected.dtype.kind not in "fV":  # V: bfloat16 as numpy sees it
+        return 0.0 if np.array_equal(expected, output) else math.inf
+    a, b = expected.astype(np.float64), output.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return math.inf
+    a, b = a[finite], b[finite]
+    worst, largest = (float(np.abs(array).max(initial=0.0)) for array in (a - b, a))
+    if worst == 0.0:
+        return 0.0
+    return worst / largest if largest else math.inf
+
+
+def _tolerance(model: ir.Model) -> float:
+    """Half the digits of the coarsest float type in the model: sqrt(epsilon).
+
+    A weight that was folded anew moves every product by an epsilon; sums and layers carry that some hundred epsilons
+    far, which is well below. A rewrite that is wrong is off by the size of the output, which is far above.
+    """
+    values = (value for root in roots(model) for node in root.all_nodes() for value in node.outputs)
+    types = {value.dtype for value in (*model.graph.inputs, *values)} | {tensor.dtype for tensor in weights(model)}
+    return math.sqrt(max((EPSILON[dtype] for dtype in types if dtype in EPSILON), default=EPSILON[ir.DataType.FLOAT]))
+
+
+def _random_outputs(model: ir.Model) -> frozenset[str]:
+    """The graph outputs that depend on an unseeded draw, directly or through what a subgraph captures."""
+    drawn: set[ir.Value | None] = set()
+    for node in model.graph:
+        inner = [node, *(n for subgraph in subgraphs(node) for n in RecursiveGraphIterator(subgraph))]
+        if any(_draws(n) or not drawn.isdisjoint(n.inputs) for n in inner):
+            drawn.update(node.outputs)
+    return frozenset(value.name or "" for value in model.graph.outputs if value in drawn)
+
+
+def _draws(node: ir.Node) -> bool:
+    if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        training = constant(node.inputs[2])
+        return training is None or bool(training.numpy().any())
+    return node.op_type in RANDOM and "seed" not in node.attributes
+
+
+def _interface(model: ir.Model) -> tuple[str, ...]:
+    def line(role: str, value: ir.Value) -> str:
+        default = " with a default" if role == "input" and value.is_initializer() else ""
+        return f"{role} {value.name}: {value.type}{value.shape}{default}"
+
+    inputs = (line("input", value) for value in model.graph.inputs)
+    return (*inputs, *(line("output", value) for value in model.graph.outputs))
+
+
+def require_finite(after: ir.Model, before: ir.Model) -> None:
+    """Reads the tensors that the pass made; the old ones, only where one of the new is not finite."""
+    known = {id(tensor) for tensor in weights(before)}
+    broken = [tensor for tensor in weights(after) if id(tensor) not in known and not is_finite(tensor)]
+    if broken and all(is_finite(tensor) for tensor in weights(before)):
+        raise DisproofError(f"the new weight '{broken[0].name}' is not finite, and all weights were")
+
+
+def weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every tensor the file carries: initializers of all graphs, and the attributes of Constant and ConstantOfShape."""
+    for root in roots(model):
+        for graph in (root, *root.subgraphs()):
+            yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
+        attributes = (attribute for node in root.all_nodes() for attribute in node.attributes.values())
+        yield from (a.as_tensor() for a in attributes if a.type == ir.AttributeType.TENSOR and not a.is_ref())
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise DisproofError(reason)

@@ -1,0 +1,197 @@
+"""The runner against passes that are wrong on purpose: each is rolled back, named, and leaves the model usable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes import Refusal, run_passes
+from passes.conv_batchnorm_fusion import ConvBatchNormFusion
+from passes.dead_node_elimination import DeadNodeElimination
+from passes.dropout_removal import DropoutRemoval
+from tests import graphs, laws
+
+
+class Wrong(ir.passes.InPlacePass):
+    """Does `deed` to the model and says that it changed something."""
+
+    def __init__(self, deed: Callable[[ir.Model], object], modified: bool = True) -> None:
+        self.deed, self.modified = deed, modified
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.deed(model)
+        return ir.passes.PassResult(model, self.modified)
+
+
+def crash(model: ir.Model) -> None:
+    model.graph.remove(model.graph[-1])
+    raise RuntimeError("half way\nand a long story")
+
+
+def negate(model: ir.Model) -> None:
+    model.graph[-1].op_type = "Neg"
+
+
+def rename(model: ir.Model) -> None:
+    model.graph.outputs[0].name = "z"
+
+
+def retype(model: ir.Model) -> None:
+    model.graph.outputs[0].dtype = ir.DataType.DOUBLE  # writes into a type object that `clone` shares
+
+
+def drop_an_input(model: ir.Model) -> None:
+    model.graph.inputs.pop()
+
+
+def take_a_default_away(model: ir.Model) -> None:
+    del model.graph.initializers["optional"]
+
+
+def break_the_graph(model: ir.Model) -> None:
+    model.graph[-1].op_type = "NoSuchOperator"
+
+
+def spoil_a_weight(model: ir.Model) -> None:
+    weight = model.graph.initializers["k"]
+    weight.const_value = ir.tensor(np.array([np.inf, 0], np.float32), name="k")
+
+
+@pytest.mark.parametrize(
+    ("deed", "reason"),
+    [
+        (crash, "RuntimeError: half way"),
+        (negate, "'y' differs by"),
+        (rename, "the interface changed: 'output y"),
+        (retype, "became 'output y: DOUBLE[2]'"),
+        (drop_an_input, "the interface changed: 'input optional"),
+        (take_a_default_away, "with a default' became"),
+        (break_the_graph, "No Op registered for NoSuchOperator"),
+        (spoil_a_weight, "the new weight 'k' is not finite"),
+    ],
+)
+def test_a_wrong_pass_never_happened(deed: Callable[[ir.Model], object], reason: str) -> None:
+    model = graphs.dead_chain()
+    before, answers = laws.to_bytes(model), laws.run(model)
+    result, (outcome,) = run_passes(model, [Wrong(deed)], laws.run)
+    assert outcome.rolled_back is not None
+    assert reason in outcome.rolled_back
+    assert "\n" not in outcome.rolled_back
+    assert not outcome.modified
+    assert (outcome.nodes_after, outcome.bytes_after) == (outcome.nodes_before, outcome.bytes_before)
+    assert laws.to_bytes(result) == before
+    laws.assert_same(answers, laws.run(result))
+
+
+def test_the_passes_after_a_wrong_one_go_on() -> None:
+    result, outcomes = run_passes(graphs.dead_chain(), [Wrong(negate), DeadNodeElimination()], laws.run)
+    assert [outcome.modified for outcome in outcomes] == [False, True]
+    assert len(result.graph) == 1
+
+
+def test_outcomes_count() -> None:
+    model = graphs.conv_batchnorm()
+    result, (dropout, fusion) = run_passes(model, [DropoutRemoval(), ConvBatchNormFusion()], laws.run)
+    assert (dropout.name, dropout.modified, dropout.worst_difference) == ("DropoutRemoval", False, None)
+    assert (fusion.nodes_before, fusion.nodes_after) == (2, 1)
+    assert fusion.bytes_before - fusion.bytes_after == 4 * 4 * 4, "four parameters of four float32 channels"
+    assert 0 < fusion.worst_difference < laws.ULPS * np.finfo(np.float32).eps
+    assert fusion.seconds > 0
+    assert len(model.graph) == 2, "the model handed in keeps its nodes"
+    assert len(result.graph) == 1
+
+
+def test_refusals_reach_the_outcome() -> None:
+    _, (outcome,) = run_passes(graphs.dropout_mode_is_an_input(), [DropoutRemoval()])
+    assert outcome.refusals == (Refusal("d", "Dropout", "training_mode 'train' is decided at run time"),)
+    assert str(outcome.refusals[0]) == "Dropout d: training_mode 'train' is decided at run time"
+
+
+def test_a_pass_that_claims_nothing_changes_nothing() -> None:
+    """A pass that says modified=False is taken at its word: the copy it may have spoiled is dropped."""
+    model = graphs.dead_chain()
+    result, _ = run_passes(model, [Wrong(negate, modified=False)], laws.run)
+    laws.assert_same(laws.run(graphs.dead_chain()), laws.run(result))
+
+
+def test_nodes_out_of_order_are_no_obstacle() -> None:
+    model = graphs.dead_chain()
+    nodes = list(model.graph)
+    model.graph.remove(nodes)
+    model.graph.extend(reversed(nodes))
+    result, (outcome,) = run_passes(model, [DeadNodeElimination()], laws.run)
+    assert outcome.rolled_back is None
+    assert len(result.graph) == 1
+
+
+def test_without_a_probe_the_interface_is_still_checked() -> None:
+    _, outcomes = run_passes(graphs.dead_chain(), [Wrong(rename), Wrong(negate)])
+    assert [outcome.rolled_back is None for outcome in outcomes] == [False, True]
+    assert outcomes[1].worst_difference is None
+
+
+def scale(factor: float) -> Callable[[ir.Model], None]:
+    def deed(model: ir.Model) -> None:
+        value = model.graph.initializers["weight"]
+        value.const_value = ir.tensor((value.const_value.numpy() * factor).astype(np.float32), name="weight")
+
+    return deed
+
+
+def test_small_errors_do_not_add_up() -> None:
+    """Each step is within the tolerance of sqrt(2 ** -23) = 3.5e-4, and the sum of two is not."""
+    passes = [Wrong(scale(1 + 2e-4)), Wrong(scale(1 + 2e-4))]
+    _, (first, second) = run_passes(graphs.transposed_weight(), passes, laws.run)
+    assert first.rolled_back is None
+    assert first.worst_difference == pytest.approx(2e-4, rel=1e-2)
+    assert "differs by 4.0e-04 of its largest value, and 3.5e-04 is allowed" in (second.rolled_back or "")
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "believed"),
+    [
+        ([1.0, np.nan, np.inf], [1.0, np.nan, np.inf], True),
+        ([1.0, np.nan, 1.0], [1.0, 1.0, 1.0], False),
+        ([1.0, 1.0, 1.0], [1.0, np.nan, 1.0], False),
+        ([1.0, np.inf, 1.0], [1.0, -np.inf, 1.0], False),
+        ([1.0, 1.0, 1.0], [1.0, np.inf, 1.0], False),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 1e-9], False),
+        ([1, 2, 3], [1, 2, 3], True),
+        ([1, 2, 10**9], [1, 2, 10**9 + 1], False),
+        ([True, False], [True, True], False),
+        (["a", "b"], ["a", "c"], False),
+        ([1.0, 2.0], [[1.0, 2.0]], False),
+        ([1.0, 2.0], [1, 2], False),
+    ],
+)
+def test_what_counts_as_the_same_output(expected: list[object], output: list[object], believed: bool) -> None:
+    answers = iter([np.array(expected), np.array(output)])
+    _, (outcome,) = run_passes(graphs.dead_chain(), [Wrong(lambda _: None)], lambda _: {"y": next(answers)})
+    assert (outcome.rolled_back is None) == believed
+
+
+def test_an_unseeded_draw_is_compared_by_its_shape() -> None:
+    text = """(float[2,3] x, bool c) => (float[2,3] y, float[2,3] z) {
+        n = Neg(x)  u = RandomUniformLike(x)  z = Abs(x)
+        y = If (c) <then_branch = t () => (float[2,3] a) { a = Add(u, x) },
+                    else_branch = e () => (float[2,3] b) { b = Exp(x) }>
+    }"""
+    answers = iter([{"y": np.zeros((2, 3)), "z": np.zeros(3)}, {"y": np.ones((2, 3)), "z": np.zeros(3)}])
+    _, (outcome,) = run_passes(graphs.build(text), [DeadNodeElimination()], lambda _: next(answers))
+    assert outcome.rolled_back is None
+    assert outcome.modified
+
+
+def test_progress_is_the_callers() -> None:
+    seen = []
+
+    def track(passes, text):  # type: ignore[no-untyped-def]
+        for graph_pass in passes:
+            seen.append((text, type(graph_pass).__name__))
+            yield graph_pass
+
+    run_passes(graphs.dead_chain(), [DropoutRemoval(), DeadNodeElimination()], track=track)
+    assert seen == [("passes", "DropoutRemoval"), ("passes", "DeadNodeElimination")]
