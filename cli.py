@@ -109,8 +109,7 @@ def optimize(
     recipe = _build({"model": str(input_)}, set_)
     made = pipeline.optimize(sources.open_input(input_), recipe, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
-    if strict and made.facts["rolled_back"]:
-        raise LimitMissedError(f"{len(made.facts['rolled_back'])} passes were rolled back; --strict counts that")
+    _fail_on_fallbacks(made, strict=strict)
 
 
 @app.command()
@@ -135,8 +134,7 @@ def quantize(
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), _progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
     _show_artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})
-    if strict and quantized.facts["fallbacks"]:
-        raise LimitMissedError(f"{len(quantized.facts['fallbacks'])} layers fell back; --strict counts that")
+    _fail_on_fallbacks(quantized, strict=strict)
 
 
 @app.command()
@@ -380,6 +378,14 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{name}: {_plain(one)}" for name, one in value.items())
     return "\n".join(map(_plain, value)) if isinstance(value, list) else _cell(value)
+
+
+def _fail_on_fallbacks(made: Artifact, *, strict: bool) -> None:
+    """Say what fell back; under `--strict` it fails the command."""
+    fallbacks = made.facts["fallbacks"]
+    _say(*fallbacks)
+    if strict and fallbacks:
+        raise LimitMissedError(f"{len(fallbacks)} fallbacks; --strict counts each")
 
 
 def _exit_by_verdict(report: Report, *, strict: bool) -> None:

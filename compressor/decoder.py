@@ -128,20 +128,3 @@ def positions(mask: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions that count tokens and skip padding: mask 0 0 1 1 1 -> 0 0 0 1 2."""
     counted: NDArray[np.int64] = np.maximum(mask.cumsum(-1) - 1, 0)
     return counted
-
-
-def feeds_of_any(model: ir.Model, seed: int = 0) -> list[Feeds]:
-    """Inputs for a graph of any kind: a decoder's own, else standard normal and small integers, free axes of 2."""
-    if decoder := Decoder.of(model):
-        return decoder.probes(seed)
-    rng = np.random.default_rng(seed)
-    overridable = set(model.graph.initializers)
-    return [{str(v.name): _fill(v, rng) for v in model.graph.inputs if v.name not in overridable}]
-
-
-def _fill(value: ir.Value, rng: np.random.Generator) -> NDArray[np.generic]:
-    shape = [size if isinstance(size, int) else 2 for size in value.shape or ()]
-    dtype = value.dtype.numpy() if value.dtype else np.dtype(np.float32)
-    if np.issubdtype(dtype, np.floating):
-        return rng.standard_normal(shape).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)

@@ -20,15 +20,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from compressor import artifact, calibration, catalog, sources
+from compressor import artifact, calibration, catalog, probe, sources
 from compressor.artifact import MODEL, Artifact, Draft, Shelf
 from compressor.calibration import Vocabulary, Windows
-from compressor.decoder import Decoder, Feeds, feeds_of_any
+from compressor.decoder import Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
 from compressor.recipe import Gptq, Quantize, Recipe, Rtn
 from compressor.report import Report
-from compressor.session import load_model, open_session, save_model
+from compressor.session import load_model, save_model
 from compressor.sources import Source
 
 STAGES = ("export", "optimize", "quantize", "package")
@@ -80,11 +80,15 @@ def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = id
     with _drafted(shelf, "optimize", key, options, {"key": exported.key}) as draft:
         model = load_model(exported.model)
         chosen = [catalog.resolve(catalog.PASSES[name])() for name in recipe.optimize.passes]
-        model, outcomes = passes.run_passes(model, chosen, _probe(model), track)
+        inputs = probe.find(model)
+        model, outcomes = passes.run_passes(model, chosen, inputs, track)
         save_model(model, draft.folder / MODEL)
         sources.carry(exported.directory, draft.folder)
         draft.facts["nodes"] = _count_nodes(model)
-        draft.facts["rolled_back"] = [f"{one.name}: {one.rolled_back}" for one in outcomes if one.rolled_back]
+        draft.facts["fallbacks"] = [
+            *([] if inputs else ["passes: outputs not compared, for the graph runs on no input we can make up"]),
+            *(f"pass {one.name} rolled back: {one.rolled_back}" for one in outcomes if one.rolled_back),
+        ]
         draft.measured["passes"] = [_pass_row(dataclasses.asdict(one)) for one in outcomes]
     return artifact.open_artifact(shelf.place("optimize", key))
 
@@ -181,7 +185,7 @@ def validate(
     found += layers.measure(layer_rows, limits.layers)
     return Report(
         tuple(found),
-        fallbacks=tuple(line for one in stages for line in _fallbacks(one)),
+        fallbacks=tuple(line for one in stages for line in one.facts.get("fallbacks", ())),
         stages=tuple(_stage_rows(stages, time.perf_counter() - begin)),
         passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
         layers=tuple(layer_rows),
@@ -288,19 +292,6 @@ def _drafted(
         draft.measured["seconds"] = time.perf_counter() - begin
 
 
-def _probe(model: ir.Model) -> Any:
-    """model -> outputs by name, on inputs that visit prefill, padding and a filled cache."""
-    calls = feeds_of_any(model)
-
-    def probe(changed: ir.Model) -> dict[str, Any]:
-        session = open_session(changed, "exact")
-        names = [one.name for one in session.get_outputs()]
-        results = [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in calls]
-        return {f"{name} of call {at}": value for at, one in enumerate(results) for name, value in one.items()}
-
-    return probe
-
-
 def _calibration_windows(optimized: Artifact, model: ir.Model, recipe: Recipe) -> Windows:
     if Decoder.of(model) is None:
         raise RequestError(f"{optimized.model}: gptq calibrates decoders on text and this graph is none; use rtn")
@@ -345,11 +336,6 @@ def _agreement_tokens(windows: Windows | None, recipe: Recipe) -> Any:
         return None
     stream = windows.ids[windows.mask.astype(bool)]
     return stream[: 2 * length].reshape(2, length) if stream.size >= 2 * length else None
-
-
-def _fallbacks(stage: Artifact) -> list[str]:
-    rolled_back = stage.facts.get("rolled_back", [])
-    return [*(f"pass {line}" for line in rolled_back), *stage.facts.get("fallbacks", [])]
 
 
 def _stage_rows(stages: Sequence[Artifact], validating: float) -> Rows:

@@ -49,7 +49,7 @@ def of(runner: DecoderSession, windows: Windows, track: Track = identity, text: 
     for start in track(range(0, len(windows.ids), rows), text):
         total += _negative_log_likelihood(runner, windows.ids[start : start + rows], windows.mask[start : start + rows])
     nats = total / windows.predicted
-    return math.exp(nats) if nats < LARGEST_NATS else math.inf  # NaN is not below it either
+    return math.inf if nats > LARGEST_NATS else math.exp(nats)
 
 
 def _negative_log_likelihood(runner: DecoderSession, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> float:
