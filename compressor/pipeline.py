@@ -104,8 +104,9 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
         model = load_model(optimized.model)
         linears, left_alone = graph.find_linears(model, recipe.quantize.exclude)
         if not linears:
+            why = "; ".join(f"{name} {reason}" for name, reason in left_alone.items())
             raise RequestError(
-                f"{optimized.model}: no weight to quantize ({left_alone or 'no constant matrix product'})"
+                f"{optimized.model}: no weight to quantize; {why or 'no product with a constant matrix'}"
             )
         method = recipe.quantize.method
         if isinstance(method, Gptq):
@@ -140,7 +141,8 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
         if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
             genai.write(draft.folder, config, sizes)
         stored = f"{method.bits}-bit codes in {matmulnbits.CELL_BITS[method.bits]}-bit cells"
-        draft.facts |= {"nodes": _count_nodes(model), "stored": stored, "weight_bytes": packed}
+        draft.facts |= {"nodes": _count_nodes(model), "method": _method(recipe.quantize), "stored": stored}
+        draft.facts["weight_bytes"] = packed
     return artifact.open_artifact(shelf.place("package", key))
 
 
@@ -171,9 +173,9 @@ def validate(
     ours, theirs = Subject(candidate.model), Subject(reference.model, is_reference=True)
     stages = (*made_by, candidate)
     layer_rows: Rows = next((one.facts["layers"] for one in stages if "layers" in one.facts), [])
+    windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
     found = structure.measure(ours, theirs)
     if not found[0].value:
-        windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
         tokens = _agreement_tokens(windows, recipe)
         found += agreement.measure(ours, theirs, tokens, limits.agreement)
         if windows is not None and limits.perplexity:
@@ -189,7 +191,7 @@ def validate(
         stages=tuple(_stage_rows(stages, time.perf_counter() - begin)),
         passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
         layers=tuple(layer_rows),
-        facts=_report_facts(recipe, stages),
+        facts=_report_facts(recipe, stages, windows),
     )
 
 
@@ -352,11 +354,12 @@ def _stage_rows(stages: Sequence[Artifact], validating: float) -> Rows:
     return [*rows, {"stage": "validate", "seconds": validating, "reused": False, "bytes": None, "key": ""}]
 
 
-def _report_facts(recipe: Recipe, stages: Sequence[Artifact]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"model": recipe.model, "method": _method(recipe.quantize)}
-    facts["stored"] = next((one.facts["stored"] for one in stages if "stored" in one.facts), None)
-    facts["made"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {name: value for name, value in facts.items() if value is not None}
+def _report_facts(recipe: Recipe, stages: Sequence[Artifact], windows: Windows | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"model": recipe.model}
+    facts |= {name: one.facts[name] for one in stages for name in ("method", "stored") if name in one.facts}
+    if windows is not None:
+        facts["held-out text"] = ", ".join(f"{name} {value}" for name, value in windows.facts.items())
+    return facts | {"made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def _method(options: Quantize) -> str:

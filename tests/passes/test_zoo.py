@@ -93,6 +93,6 @@ def test_a_model_survives_the_passes(file: str, prepare: Callable[[ir.Model], ir
     ],
 )
 def test_the_passes_fire(file: str, before: int, after: int) -> None:
-    """Node counts of normalized files; onnx_simplifier's author published 95 for the sister of the face model."""
+    """Node counts of normalized files, before the first and after the last pass."""
     _, outcomes = run_passes(normalized(load(file)), [graph_pass() for graph_pass in PASSES])
     assert (outcomes[0].nodes_before, outcomes[-1].nodes_after) == (before, after)
