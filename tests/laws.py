@@ -196,4 +196,4 @@ def fit_slowly(weight: np.ndarray, grid: Grid) -> tuple[float, float]:
 
 def encode_slowly(weight: np.ndarray, scale: float, zero: float, levels: int) -> np.ndarray:
     """The nearest code that the grid has."""
-    return np.clip(np.rint(weight / scale) + zero, 0, levels)
+    return np.clip(np.rint(weight / scale + zero), 0, levels)

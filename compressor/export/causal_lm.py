@@ -44,7 +44,7 @@ def load(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation="eager",
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,

@@ -1,0 +1,45 @@
+"""llm-compressor on the benchmark's model, run with the peer's own python.
+
+    peer_llmcompressor.py MODEL CALIBRATION OUTPUT   ->   OUTPUT as `pack-quantized`, one line of JSON (laps.py)
+
+4 bits, groups of 128, symmetric, no act-order; damping (0.01) and sequential targets (one decoder layer) at their
+defaults.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from laps import Laps
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+RECIPE = GPTQModifier(
+    targets="Linear",
+    ignore=["lm_head"],
+    scheme="W4A16",  # int 4, symmetric, groups of 128
+    actorder=None,  # "static" by default
+)
+
+
+def main(model: Path, calibration: Path, output: Path) -> None:
+    laps = Laps()
+    with laps("load"):
+        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = torch.from_numpy(np.load(calibration))  # [samples, tokens]
+    samples = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
+    with laps("quantize"):
+        # Neither batches of 8 nor `batched_quantization` of equal shapes is faster on two cores.
+        oneshot(model=network, tokenizer=tokenizer, recipe=RECIPE, dataset=DataLoader(samples, batch_size=1))
+    with laps("save"):
+        network.save_pretrained(output, save_compressed=True)
+        tokenizer.save_pretrained(output)
+    laps.report("llmcompressor", "compressed-tensors", "torch", "transformers")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

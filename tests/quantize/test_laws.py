@@ -1,0 +1,24 @@
+"""Every solver of the catalog on every grid that a recipe can name."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from compressor import catalog
+from compressor.quantize.qtensor import Grid
+from tests import laws
+
+GRIDS = [Grid(*choice) for choice in itertools.product((8, 4, 3), ("absmax", "zero_point"), (False, True))]
+GROUP_SIZES = (-1, 16, 32, 64, 128)
+# Four groups of 128 take a second each: they see three of the grids, which hold every choice once.
+CASES = [(grid, size) for size in GROUP_SIZES for grid in (GRIDS[::5] if size == 128 else GRIDS)]
+OPTIONS = {"rtn": ({},), "gptq": ({"act_order": False}, {"act_order": True})}
+
+
+@pytest.mark.parametrize(("grid", "group_size"), CASES, ids=str)
+@pytest.mark.parametrize("name", catalog.SOLVERS)
+def test_laws(name: str, grid: Grid, group_size: int) -> None:
+    for options in OPTIONS[name]:
+        laws.check_solver(catalog.resolve(catalog.SOLVERS[name])(grid, group_size, **options))

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor, group_of_row, rows_of_group
+
+
+@pytest.mark.parametrize(
+    ("rows", "group_size", "sizes"),
+    [
+        (172, 32, [32, 32, 32, 32, 32, 12]),
+        (128, 64, [64, 64]),
+        (16, 64, [16]),
+        (33, 16, [16, 16, 1]),
+        (172, PER_CHANNEL, [172]),
+    ],
+)
+def test_groups_cover_every_row_once(rows: int, group_size: int, sizes: list[int]) -> None:
+    groups = rows_of_group(rows, group_size)
+    assert [group.stop - group.start for group in groups] == sizes
+    assert [row for group in groups for row in range(rows)[group]] == list(range(rows))
+    assert group_of_row(rows, group_size).tolist() == [g for g, size in enumerate(sizes) for _ in range(size)]
+
+
+def test_dequantize_reads_each_row_with_its_groups_scale_and_zero() -> None:
+    tensor = QTensor(
+        q=torch.tensor([[0, 15], [8, 7], [3, 9]], dtype=torch.uint8),
+        scale=torch.tensor([[0.5, 2.0], [0.25, 1.0]]),
+        zero=torch.tensor([[8, 0], [4, 8]], dtype=torch.uint8),
+        bits=4,
+        group_size=2,
+    )
+    assert tensor.dequantize().tolist() == [[-4.0, 30.0], [0.0, 14.0], [-0.25, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("group_size", "expected"),
+    [(32, 4 + 36 / 32), (128, 4 + 36 / 128), (PER_CHANNEL, 4 + 36 / 128)],  # 32 bits of scale and 4 of zero a group
+)
+def test_bits_per_weight_counts_scales_and_zero_points(group_size: int, expected: float) -> None:
+    groups = len(rows_of_group(128, group_size))
+    tensor = QTensor(
+        torch.zeros(128, 2, dtype=torch.uint8), torch.ones(groups, 2), torch.zeros(groups, 2), 4, group_size
+    )
+    assert tensor.bits_per_weight == expected
+
+
+@pytest.mark.parametrize(
+    ("bits", "scheme", "weight", "scale", "zero", "codes"),
+    [
+        (4, "absmax", [-7, 0, 3.4], 1, 8, [1, 8, 11]),
+        (8, "absmax", [-1, 127], 1, 128, [127, 255]),
+        (3, "absmax", [3, -3], 1, 4, [7, 1]),
+        (4, "zero_point", [-5, 10], 1, 5, [0, 15]),
+        (4, "zero_point", [15, 30], 2, 0, [8, 15]),  # all positive: the range is stretched to hold 0
+        (4, "zero_point", [-15, -30], 2, 15, [8, 0]),  # all negative; 7.5 is a tie
+        (3, "zero_point", [-3, 4], 1, 3, [0, 7]),
+        (4, "absmax", [0, 0], 1, 8, [8, 8]),  # nothing divides by zero
+        (4, "zero_point", [0, 0], 1, 0, [0, 0]),
+    ],
+)
+def test_a_grid_by_hand(bits: int, scheme: str, weight: list[float], scale: float, zero: int, codes: list[int]) -> None:
+    column, grid = torch.tensor(weight, dtype=torch.float64)[:, None], Grid(bits, scheme)
+    found_scale, found_zero = grid.fit(column)
+    assert (found_scale.tolist(), found_zero.tolist()) == ([[scale]], [[zero]])
+    assert grid.encode(column, found_scale, found_zero).flatten().tolist() == codes
+
+
+@pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_scale_search_never_raises_the_squared_error(bits: int, scheme: str) -> None:
+    weight = torch.randn(64, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+
+    def squared_error(grid: Grid) -> torch.Tensor:
+        scale, zero = grid.fit(weight)
+        return ((grid.encode(weight, scale, zero) - zero) * scale - weight).square().sum(0)
+
+    plain, searched = squared_error(Grid(bits, scheme)), squared_error(Grid(bits, scheme, scale_search=True))
+    assert bool((searched <= plain).all())
+    assert bool((searched < plain).any()) or bits == 8  # 255 steps leave clipping nothing to win
+
+
+@pytest.mark.parametrize(("zero", "codes"), [(8, [6, 8, 8, 10, 10]), (7, [6, 6, 8, 8, 10])])
+def test_a_tie_goes_to_the_even_code(zero: int, codes: list[int]) -> None:
+    one, weight = torch.ones(1), torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5])
+    assert Grid(4, "absmax").encode(weight, one, zero * one).tolist() == codes
+
+
+def test_a_code_beyond_the_grid_is_its_end() -> None:
+    one = torch.ones(1)
+    assert Grid(3, "absmax").encode(torch.tensor([-99.0, 99.0]), one, 4 * one).tolist() == [0, 7]

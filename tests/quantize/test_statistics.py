@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compressor.quantize.statistics import PANEL, SecondMoment
+
+
+def batches(width: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Three of different lengths, one of them a single token."""
+    generator = torch.Generator().manual_seed(width)
+    return [torch.randn(tokens, width, generator=generator).to(dtype) for tokens in (40, 1, 23)]
+
+
+def gathered(parts: list[torch.Tensor]) -> SecondMoment:
+    moment = SecondMoment(parts[0].shape[1])
+    for part in parts:
+        moment.add(part)
+    return moment
+
+
+@pytest.mark.parametrize("width", [1, 7, PANEL - 1, PANEL, PANEL + 1, 2 * PANEL + 5])
+def test_equals_x_transposed_x(width: int) -> None:
+    parts = batches(width, torch.float32)
+    moment, X = gathered(parts), torch.cat(parts).double()
+    # A sum of n products in float32, in any order, is off by at most n * 2^-24 of the sum of their sizes.
+    bound = len(X) * 2**-24 * (X.abs().T @ X.abs())
+    assert bool(((moment.value().double() - X.T @ X).abs() <= bound).all())
+    assert torch.equal(moment.value(), moment.value().T)
+    assert moment.tokens == len(X) == 64
+
+
+@pytest.mark.parametrize("width", [7, PANEL + 1])
+def test_bfloat16_inputs_are_close(width: int) -> None:
+    parts = batches(width, torch.bfloat16)
+    X = torch.cat(parts).double()
+    # Each batch's product is rounded to bfloat16, whose 8 bits of mantissa err by 2^-9 of its size; sums are float32.
+    bound = 2**-8 * (X.abs().T @ X.abs())
+    assert bool(((gathered(parts).value().double() - X.T @ X).abs() <= bound).all())
+    assert gathered(parts).value().dtype == torch.float32
+
+
+def test_an_input_that_never_speaks_has_an_empty_row() -> None:
+    parts = batches(9, torch.float32)
+    for part in parts:
+        part[:, 4] = 0
+    value = gathered(parts).value()
+    assert not value[4].any()
+    assert (value.diagonal() == 0).tolist() == [index == 4 for index in range(9)]

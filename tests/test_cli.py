@@ -1,0 +1,225 @@
+"""Every outcome has its exit code and its one line; --json is one document on standard output and nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from compressor import recipe
+from compressor.providers import environment
+from tests.conftest import ROOT, SMALL, FirstRun, Outcome, Run, SecondRun
+
+Compress = Callable[..., Outcome]
+
+
+def complaint(outcome: Outcome) -> str:
+    """What was said on standard error, one line, after the name of the program."""
+    (line,) = outcome.err.splitlines()
+    assert outcome.out == ""
+    return line.removeprefix("compress: ")
+
+
+# --- exit codes ------------------------------------------------------------------------------------------------------
+
+
+def test_done_is_0_and_json_is_one_document(second: SecondRun) -> None:
+    assert second.outcome.code == 0, second.outcome.err
+    report = second.outcome.json()
+    assert report["verdict"] == "passed"
+    assert report["artifact"] == str(second.run.output)
+    assert all(row["passed"] for row in report["measurements"])
+    assert "export" in second.outcome.err  # progress
+
+
+def test_a_missed_limit_is_1_and_the_report_is_there_all_the_same(first: FirstRun, compress: Compress) -> None:
+    limits = SMALL["validate"] | {"size": {"max_ratio": 0.01}}
+    pair = (first.run.output, "--against", first.run.stage("export"))
+    ended = compress("validate", *pair, "--json", f"--set=validate={json.dumps(limits)}")
+    assert (ended.code, ended.json()["verdict"]) == (1, "missed size ratio")
+    assert ended.err.splitlines()[-1] == "compress: missed size ratio"
+
+
+def test_a_wrong_request_is_2_and_a_line_without_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("# For nobody.\nmodel: builtin:tiny-lm\nquantize:\n  gptq: {bit: 4}\n")
+    command = [sys.executable, ROOT / "cli.py", "run", path]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"compress: {path}:4: quantize.gptq: unknown field 'bit'. Did you mean 'bits'?\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "line"),
+    [
+        ("run quickstrt", 2, "quickstrt: no such recipe. Did you mean quickstart?"),
+        ("run nothing-of-ours", 2, "nothing-of-ours: no such recipe. Ours are "),
+        (
+            "run quickstart --set quantize.gptq.bit=3",
+            2,
+            "--set quantize.gptq.bit=3: quantize.gptq: unknown field 'bit'",
+        ),
+        ("run quickstart --model ./missing", 2, "./missing: no such folder"),
+        ("export builtin:huge-lm -o out", 2, "builtin:huge-lm: no such built-in model; there is builtin:tiny-lm"),
+        ("export nobody/nothing -o out", 3, "nobody/nothing: no such folder, and the hub cannot be asked for it"),
+        ("quantize missing.onnx -o out", 2, "missing.onnx: no such file or folder"),
+        ("quantize . -o out --method awq", 2, "arguments: quantize: unknown field 'awq'. Known: rtn, gptq, exclude"),
+        ("quantize . -o out", 2, ".: no artifact (manifest.json is missing or not ours)"),
+        ("validate missing --against missing", 2, "missing: no such file or folder"),
+        ("inspect notes.txt", 2, "notes.txt: not an .onnx file"),
+        ("inspect", 2, "Missing argument"),
+        ("validate out --against out -o notes.txt", 2, "Invalid value for '-o'"),
+        ("optmize", 2, "No such command 'optmize'"),
+        ("run quickstart --fast", 2, "No such option: --fast"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Compress, command: str, code: int, line: str
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    ended = compress(*command.split())
+    assert ended.code == code
+    assert complaint(ended).startswith(line)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_unknown_dataset_is_told_before_anything_is_solved(
+    first: FirstRun, tmp_path: Path, compress: Compress
+) -> None:
+    optimized = first.run.stage("optimize")
+    ended = compress("quantize", optimized, "-o", tmp_path / "out", "--calibration", "nobody/nothing")
+    assert ended.code == 3
+    assert complaint(ended).startswith("nobody/nothing: the hub cannot be reached")
+
+
+def test_every_finding_of_a_recipe_is_a_line(tmp_path: Path, compress: Compress) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("modle: x\nexport: {opset: 20}\n")
+    ended = compress("run", path)
+    assert ended.code == 2
+    assert [line.split(": ")[1] for line in ended.err.splitlines()] == [str(path), f"{path}:1", f"{path}:2"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ZeroDivisionError("half\na story"), 70, "this is a bug in compress: ZeroDivisionError: half"),
+        (MemoryError(), 3, "out of memory; fewer calibration samples or a machine with more would help"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last finished stage"),
+    ],
+    ids=["bug", "memory", "interrupt"],
+)
+def test_what_nobody_asked_for_has_its_code(
+    monkeypatch: pytest.MonkeyPatch, compress: Compress, error: BaseException, code: int, line: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(recipe, "schema", fail)
+    ended = compress("recipes", "--schema")
+    assert ended.code == code
+    assert f"compress: {line}" in ended.err
+    assert ("Traceback" in ended.err) is (code == 70)
+
+
+def test_no_command_shows_the_commands(compress: Compress) -> None:
+    ended = compress()
+    assert ended.code == 2
+    assert "validate" in ended.out + ended.err
+
+
+# --- what a command shows --------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_nothing(
+    small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Compress
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = compress("run", small.file, "--dry-run", "--json")
+    assert ended.code == 0, ended.err
+    plan = ended.json()
+    assert plan["output"] == "artifacts/small"
+    assert [step["stage"] for step in plan["stages"]] == ["export", "optimize", "quantize", "package"]
+    assert all(step["place"].startswith("artifacts/small.stages/") for step in plan["stages"])
+    shown = compress("run", small.file, "-o", small.output, "--dry-run")
+    assert shown.code == 0
+    assert shown.out.count("to do") == 4
+    assert list(tmp_path.iterdir()) == [small.file]
+
+
+def test_a_model_named_in_words_replaces_the_recipes(small: Run, compress: Compress) -> None:
+    small.file.write_text(small.file.read_text().replace("builtin:tiny-lm", "./missing"))
+    assert complaint(compress("run", small.file, "--dry-run")) == "./missing: no such folder"
+    assert compress("run", small.file, "--model", "builtin:tiny-lm", "--dry-run", "--json").code == 0
+
+
+def test_an_output_may_be_the_directory_one_stands_in(
+    small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Compress
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ended = compress("run", small.file, "-o", ".", "--dry-run", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json()["output"] == str(tmp_path / "here")
+
+
+def test_recipes_lists_ours_with_their_first_line(compress: Compress) -> None:
+    ended = compress("recipes", "--json")
+    assert ended.code == 0
+    assert set(ended.json()) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    assert all(text.startswith("For ") for text in ended.json().values())
+    assert "quickstart" in compress("recipes").out
+
+
+def test_recipes_schema_is_the_schema(compress: Compress) -> None:
+    ended = compress("recipes", "--schema")
+    assert ended.json() == recipe.schema()
+    jsonschema.validate(SMALL, ended.json())
+
+
+def test_inspect_shows_interface_operators_and_sizes(first: FirstRun, compress: Compress) -> None:
+    ended = compress("inspect", first.run.output, "--json")
+    assert ended.code == 0, ended.err
+    facts = ended.json()
+    assert (facts["stage"], facts["key"], facts["damaged"]) == ("run", first.made.key, [])
+    assert facts["inputs"]["input_ids"].startswith("INT64[")
+    assert facts["inputs"].keys() >= {"past_key_values.N.key", "past_key_values.N.value"}
+    assert facts["operators"]["com.microsoft.MatMulNBits"] == 7
+    assert facts["nodes"] == sum(facts["operators"].values())
+    assert facts["bytes"] == sum(path.stat().st_size for path in first.run.output.glob("model.onnx*"))
+
+
+def test_inspect_shows_names_in_brackets_as_they_are(first: FirstRun, compress: Compress) -> None:
+    """Rich reads [batch] as markup unless it is told not to."""
+    assert "[batch_size, sequence_length]" in compress("inspect", first.run.output).out
+
+
+def test_inspect_finds_damage(first: FirstRun, small: Run, compress: Compress) -> None:
+    place = small.output
+    place.mkdir()
+    for path in first.run.output.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    weights = place / "model.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    ended = compress("inspect", place, "--json")
+    assert (ended.code, ended.json()["damaged"]) == (1, ["model.onnx.data"])
+    assert ended.err == f"compress: {place}: model.onnx.data changed since the artifact was written\n"
+
+
+def test_doctor_says_which_providers_really_load(monkeypatch: pytest.MonkeyPatch, compress: Compress) -> None:
+    monkeypatch.setattr(environment, "_available", lambda: ["CPUExecutionProvider", "NoSuchExecutionProvider"])
+    ended = compress("doctor", "--json")
+    assert ended.code == 0, ended.err
+    facts = ended.json()
+    assert facts["providers"]["CPUExecutionProvider"] == "works"
+    assert facts["providers"]["NoSuchExecutionProvider"].startswith("does not load: ")
+    assert facts["versions"]["compress"]
