@@ -21,12 +21,12 @@ CPU = "CPUExecutionProvider"
 
 
 def open_session(
-    model: Path | ir.Model, mode: Mode, *, provider: str = CPU, frugal: bool = False
+    model: Path | ir.Model, mode: Mode, *, provider: str = CPU, spinning: bool = True
 ) -> ort.InferenceSession:
     """A session on one provider.
 
-    A model in memory may hold tensors that lie in a file: they stay there and are mapped. `frugal` is for work that
-    alternates between ONNX Runtime and torch: idle threads sleep, and memory goes back as soon as it is free.
+    A model in memory may hold tensors that lie in a file: they stay there and are mapped. `spinning=False` lets idle
+    threads sleep, for work that alternates between ONNX Runtime and torch.
 
     Raises: RequestError when ONNX Runtime refuses the graph; MachineError when the provider is missing.
     """
@@ -40,10 +40,7 @@ def open_session(
     options.graph_optimization_level = level.ORT_DISABLE_ALL if mode == "exact" else level.ORT_ENABLE_ALL
     # Without this a weight DequantizeLinear + MatMul computes in int8 activations: 0.6 % off before we measure.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    if frugal:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), options, providers=[provider])

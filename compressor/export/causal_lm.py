@@ -32,22 +32,28 @@ if TYPE_CHECKING:
 BATCH, SEQUENCE, PAST = "batch_size", "sequence_length", "past_sequence_length"
 TOTAL = "total_sequence_length"
 IR_VERSION = 10  # the newest that ONNX Runtime since 1.20 and TensorRT 10 read
+FIRST_OPSET_WITH_ATTENTION = 23
 SAMPLE_BATCH, SAMPLE_SEQUENCE, SAMPLE_PAST = 2, 3, 5
 
 
-def load(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model in float32, evaluation mode, from safetensors only. Raises: RequestError."""
+def load(folder: Path, opset: int) -> PreTrainedModel:
+    """The model in float32, evaluation mode, from safetensors only. Raises: RequestError.
+
+    Attention is traced in the form that the opset says best: from 23 on sdpa is one Attention operator; below it would
+    need a repair of NaN in every layer, which the additive mask of eager attention does without.
+    """
     from transformers import AutoModelForCausalLM
 
+    attention = "sdpa" if opset >= FIRST_OPSET_WITH_ATTENTION else "eager"
     try:
         with quiet():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.float32,
-                attn_implementation="eager",
+                attn_implementation=attention,
                 use_safetensors=True,
                 local_files_only=True,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise RequestError(f"{folder}: transformers cannot load it as a decoder: {_line(error)}") from error

@@ -175,8 +175,9 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     """The moment with damping on its diagonal; an input that never spoke gets 1 there, and is merely rounded."""
     diagonal = moment.diagonal()
     silent = diagonal == 0
-    raised = torch.where(silent, torch.ones_like(diagonal), diagonal) + damping * diagonal.mean()
-    return moment - torch.diag(diagonal) + torch.diag(raised)
+    result = moment.clone()
+    result.diagonal().copy_(torch.where(silent, torch.ones_like(diagonal), diagonal) + damping * diagonal.mean())
+    return result
 
 
 def _qtensor(codes: Tensor, grids: list[tuple[Tensor, Tensor]], grid: Grid, group_size: int) -> QTensor:

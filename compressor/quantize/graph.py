@@ -121,7 +121,7 @@ class Flow:
     def run(self, segment: Segment) -> Iterator[Tensor]:
         """Run a segment on every batch; yields its x, kept until the weights to multiply it by are known."""
         _return_free_memory()
-        session = open_session(segment.model, "served", frugal=True) if segment.model else None
+        session = open_session(segment.model, "served", spinning=False) if segment.model else None
         multiplied, self._x = self._x, []
         kept = None
         for index, values in enumerate(self._carried):

@@ -174,11 +174,11 @@ def test_a_model_in_training_mode_is_refused() -> None:
 def test_a_folder_that_is_no_decoder_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
     with pytest.raises(RequestError, match="transformers cannot load it as a decoder"):
-        causal_lm.load(tmp_path)
+        causal_lm.load(tmp_path, 21)
 
 
 def test_load_is_float32_in_evaluation_mode(tmp_path: Path) -> None:
     decoders.random_model("llama").half().save_pretrained(tmp_path)
-    model = causal_lm.load(tmp_path)
+    model = causal_lm.load(tmp_path, 21)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not model.training
