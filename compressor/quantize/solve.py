@@ -74,7 +74,7 @@ def without_data(
 def product_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where matrix units multiply it (AMX, CUDA), four times as fast; float32 elsewhere.
 
-    Calibration bears it: inputs are rounded to 8 bits of mantissa, statistics are summed in float32.
+    Calibration bears it: inputs are rounded to 8 bits of mantissa; their statistics are computed in float32.
     """
     fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32

@@ -23,15 +23,15 @@ class SecondMoment:
         self._upper = torch.zeros(width, width, device=device)  # right of the diagonal panels; the rest stays zero
 
     def add(self, x: Tensor) -> None:
-        """Add a batch, float32 or bfloat16 [tokens, in]."""
+        """Add a batch, float32 or bfloat16 [tokens, in].
+
+        Multiplied in float32 whatever x is: entries of a moment rounded to bfloat16 move its small eigenvalues below
+        zero, and no damping that leaves the layer alone brings them back.
+        """
         self.tokens += x.shape[0]
+        x = x.float()
         for start in range(0, x.shape[1], PANEL):
-            left, right = x[:, start : start + PANEL], x[:, start:]
-            target = self._upper[start : start + PANEL, start:]
-            if x.dtype == torch.float32:
-                target.addmm_(left.T, right)
-            else:
-                target += (left.T @ right).float()
+            self._upper[start : start + PANEL, start:].addmm_(x[:, start : start + PANEL].T, x[:, start:])
 
     def value(self) -> Tensor:
         """The whole symmetric moment, float32 [in, in]."""
