@@ -21,23 +21,24 @@ from compressor.decoder import Decoder, DecoderSession
 from compressor.export import causal_lm
 from compressor.session import load_model, open_session, save_model
 
-VOCABULARY, OPSET = 99, 21
+VOCABULARY = 99
 SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 GATED = {"num_key_value_heads": 2, "intermediate_size": 172}
 
-# Name -> configuration class, and what makes it interesting.
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", {**GATED, "tie_word_embeddings": True}),
-    "qwen3": ("Qwen3Config", {**GATED, "tie_word_embeddings": False, "head_dim": 32}),  # heads wider than hidden_size
-    "mistral": ("MistralConfig", {**GATED, "sliding_window": 4}),  # shorter than what the tests read
-    "gpt2": ("GPT2Config", {"n_positions": 128}),  # learned positions, biases, Conv1D: weights stored [in, out]
+# Name -> configuration class, what makes it interesting, and the opset.
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "llama": ("LlamaConfig", {**GATED, "tie_word_embeddings": True}, 21),
+    "llama_23": ("LlamaConfig", {**GATED, "tie_word_embeddings": True}, 23),  # attention as one operator
+    "qwen3": ("Qwen3Config", {**GATED, "tie_word_embeddings": False, "head_dim": 32}, 21),  # heads beyond hidden_size
+    "mistral": ("MistralConfig", {**GATED, "sliding_window": 4}, 21),  # shorter than what the tests read
+    "gpt2": ("GPT2Config", {"n_positions": 128}, 21),  # learned positions, biases, Conv1D: weights stored [in, out]
 }
 
 
 def random_model(architecture: str) -> PreTrainedModel:
     """A decoder in evaluation mode, the same for each call."""
-    config_class, own = ARCHITECTURES[architecture]
+    config_class, own, _ = ARCHITECTURES[architecture]
     config = getattr(transformers, config_class)(**SIZES, **own)
     torch.manual_seed(0)
     model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
@@ -46,16 +47,18 @@ def random_model(architecture: str) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class Exported:
-    """A model in torch, and its graph on disk."""
+    """A model in torch, and the graph that its checkpoint became; torch keeps an attention of its own."""
 
     torch_model: PreTrainedModel
     path: Path
+    opset: int
 
     @classmethod
     def of(cls, architecture: str, folder: Path) -> Exported:
-        model, path = random_model(architecture), folder / "model.onnx"
-        save_model(causal_lm.export(model, OPSET), path)
-        return cls(model, path)
+        model, path, opset = random_model(architecture), folder / "model.onnx", ARCHITECTURES[architecture][-1]
+        model.save_pretrained(folder / "checkpoint")
+        save_model(causal_lm.export(causal_lm.load(folder / "checkpoint", opset), opset), path)
+        return cls(model, path, opset)
 
     @cached_property
     def runner(self) -> DecoderSession:

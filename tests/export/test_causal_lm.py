@@ -18,6 +18,7 @@ import torch
 from compressor.decoder import MASK, POSITIONS
 from compressor.errors import RequestError
 from compressor.export import causal_lm
+from compressor.session import graph_nbytes
 from tests import decoders
 from tests.decoders import ARCHITECTURES, Exported
 
@@ -135,7 +136,7 @@ def test_tied_weights_are_stored_once(exported: Callable[[str], Exported]) -> No
         decoder = exported(architecture)
         parameters = sum(parameter.nbytes for parameter in names_of_parameters(decoder))
         assert any(len(names) == 2 for names in names_of_parameters(decoder).values()) == tied
-        stored = sum(path.stat().st_size for path in decoder.path.parent.iterdir())
+        stored = graph_nbytes(decoder.path)
         graph = 150_000  # nodes and shapes, and tensors aligned in their file; the embedding alone has 25,344 bytes
         assert parameters < stored < parameters + graph
         big = [v.const_value for v in decoder.graph().graph.initializers.values() if v.const_value.nbytes > 4096]
@@ -160,15 +161,21 @@ def test_no_path_of_this_machine_is_in_the_file(decoder: Exported) -> None:
 def test_the_file_is_valid_and_of_a_version_that_is_read_everywhere(decoder: Exported) -> None:
     onnx.checker.check_model(str(decoder.path), full_check=True)
     graph = decoder.graph()
-    assert (graph.ir_version, graph.opset_imports) == (10, {"": decoders.OPSET})
+    assert (graph.ir_version, graph.opset_imports) == (10, {"": decoder.opset})
     assert not graph.functions
+
+
+def test_attention_is_one_operator_where_the_opset_has_it(exported: Callable[[str], Exported]) -> None:
+    operators = {name: [node.op_type for node in exported(name).graph().graph] for name in ("llama", "llama_23")}
+    assert operators["llama_23"].count("Attention") == 2
+    assert "Attention" not in operators["llama"]
 
 
 def test_a_model_in_training_mode_is_refused() -> None:
     model = decoders.random_model("llama")
     model.model.layers[1].mlp.train()  # one part is enough: its dropout would be in the graph
     with pytest.raises(RequestError, match="training mode"):
-        causal_lm.export(model, decoders.OPSET)
+        causal_lm.export(model, 21)
 
 
 def test_a_folder_that_is_no_decoder_is_a_wrong_request(tmp_path: Path) -> None:
