@@ -184,6 +184,16 @@ def test_a_weight_that_somebody_reads_is_kept() -> None:
     assert set(model.graph.initializers) == {"table", "w"}
 
 
+def test_a_weight_that_is_a_graph_output_is_kept() -> None:
+    model = graphs.build(
+        "(float[N,32] x) => (float[N,8] y, float[32,8] w) { y = MatMul(x, w) }", w=graphs.normal(32, 8)
+    )
+    linears, _ = find_linears(model)
+    tensor = RoundToNearest(Grid(8, "absmax"), 16).solve(linears[0].read())
+    replace_linears(model, linears, {"w": tensor}.__getitem__, 1)
+    np.testing.assert_array_equal(laws.run(model)["w"], graphs.normal(32, 8))
+
+
 def test_a_branch_keeps_the_weight_that_it_captures() -> None:
     text = """(float[N,32] x, bool c) => (float[N,32] y) {
         h = MatMul(x, w)

@@ -9,6 +9,7 @@ import torch
 from compressor.quantize.gptq import RETRIES, Gptq, NotPositiveDefiniteError
 from compressor.quantize.qtensor import PER_CHANNEL, Grid
 from compressor.quantize.rtn import RoundToNearest
+from compressor.quantize.statistics import SecondMoment
 from tests import laws
 from tests.quantize.test_laws import CASES
 
@@ -128,6 +129,16 @@ def test_damping_grows_tenfold_until_a_singular_moment_can_be_factorised() -> No
     assert tenfolds == pytest.approx(round(tenfolds))
     assert 1 <= round(tenfolds) <= RETRIES
     assert Gptq(Grid(4, "absmax"), 32).factorise(singular).damping == 0.01  # the paper's value needs no second try
+
+
+def test_inputs_in_bfloat16_need_no_second_try() -> None:
+    """Products rounded to bfloat16 would move small eigenvalues below zero; here all but ten are that small."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4000, 10, generator=generator) @ torch.randn(10, 600, generator=generator)
+    moment = SecondMoment(600)
+    for batch in inputs.bfloat16().split(500):
+        moment.add(batch)
+    assert Gptq(Grid(4, "absmax"), 128).factorise(moment.value()).damping == 0.01
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,10 @@ def subject(tmp_path: Path) -> Callable[..., Subject]:
     return make
 
 
-def spoiled(table: np.ndarray = TABLE) -> np.ndarray:
+def spoiled(weight: float = -2) -> np.ndarray:
     """One weight of nine."""
-    other = table.copy()
-    other[1, 2] = -2
+    other = TABLE.copy()
+    other[1, 2] = weight
     return other
 
 
@@ -110,13 +110,10 @@ def test_passes_on_equal_artifacts_and_fails_on_one_spoiled_weight(name: str, su
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # inf - inf
-@pytest.mark.parametrize("spoiled_value", [math.nan, math.inf])
+@pytest.mark.parametrize("no_number", [math.nan, math.inf])
 @pytest.mark.parametrize("name", CHECKS)
-def test_a_logit_that_is_no_number_never_passes(
-    name: str, spoiled_value: float, subject: Callable[..., Subject]
-) -> None:
-    broken = TABLE.copy()
-    broken[1, 2] = spoiled_value
+def test_a_logit_that_is_no_number_never_passes(name: str, no_number: float, subject: Callable[..., Subject]) -> None:
+    broken = spoiled(no_number)
     for ours, theirs in ((broken, TABLE), (TABLE, broken), (broken, broken)):
         found = CHECKS[name](subject(bigram(ours)), subject(bigram(theirs), reference=True))
         by_value = name == "perplexity_value" and ours is TABLE  # asks nothing of the reference
@@ -145,8 +142,8 @@ def test_the_worst_case_speaks(subject: Callable[..., Subject]) -> None:
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_single_case_that_is_no_number_is_not_outshone(side: int, subject: Callable[..., Subject]) -> None:
     """NaN is not larger than a difference of 0."""
-    tables = [TABLE.copy(), TABLE.copy()]
-    tables[side][1, 2] = math.nan
+    tables = [TABLE, TABLE]
+    tables[side] = spoiled(math.nan)
     tokens = np.array([[0] * 12 + [1] * 4] * 2)
     ours, theirs = subject(bigram(tables[0])), subject(bigram(tables[1]), reference=True)
     assert not any(one.passed for one in agreement.measure(ours, theirs, tokens, LIMITS))
@@ -157,6 +154,8 @@ def test_distances_by_hand() -> None:
     found = agreement.distance("", quarter + 7, half)
     assert found.kl == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-6)  # logits are float32
     assert found.difference == pytest.approx(7 + math.log(1.5), abs=1e-6)
+    both = agreement.distance("", np.stack([half, quarter]), np.stack([half, half]))
+    assert both.kl == pytest.approx(found.kl / 2, abs=1e-6)  # a mean over positions
     assert agreement.distance("", half, half) == agreement.Distance("", 0.0, 0.0, 1.0)
     assert agreement.distance("", quarter[:, ::-1], quarter).top1 == 0.0
 
@@ -223,15 +222,16 @@ def test_an_absurd_model_is_infinitely_perplexed(subject: Callable[..., Subject]
     assert perplexity.of(subject(bigram(absurd)).runner(), TEXT) == math.inf
 
 
-@pytest.mark.parametrize(("below", "expected"), [(True, False), (False, True), (None, True)])
+@pytest.mark.parametrize(("below", "weight", "expected"), [(True, 0, False), (True, -4, True), (False, 0, True)])
 def test_being_worse_than_rounding_is_a_miss_where_it_is_asked(
-    below: bool | None, expected: bool, subject: Callable[..., Subject]
+    below: bool, weight: float, expected: bool, subject: Callable[..., Subject]
 ) -> None:
-    ours, theirs, rounded = subject(bigram(spoiled())), subject(bigram(), reference=True), subject(bigram())
-    found = perplexity.measure(ours, theirs, TEXT, Perplexity(below_rounding=below), rounded=rounded)
-    assert found[-1].name == "perplexity against rounding"
-    assert found[-1].passed == expected
-    assert found[-1].reference == pytest.approx(found[0].reference)
+    """Ours has -2 where the reference has 2.7; rounding with -4 is worse than ours, and 0 is better."""
+    ours, theirs = subject(bigram(spoiled())), subject(bigram(), reference=True)
+    rounded = subject(bigram(spoiled(weight)))
+    *_, found = perplexity.measure(ours, theirs, TEXT, Perplexity(below_rounding=below), rounded=rounded)
+    assert (found.name, found.passed) == ("perplexity against rounding", expected)
+    assert found.reference == pytest.approx(perplexity.of(rounded.runner(), TEXT))
 
 
 # --- structure -------------------------------------------------------------------------------------------------------
