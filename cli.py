@@ -43,6 +43,7 @@ app = typer.Typer(
 Set = Annotated[
     list[str], typer.Option("--set", help="Override a field: section.field=value, e.g. quantize.gptq.bits=3")
 ]
+For = Annotated[str, typer.Option("--for", help="Where it will run: generic, cpu, cuda or tensorrt.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A fallback fails too, not only a missed limit.")]
 Output = Annotated[
@@ -98,6 +99,7 @@ def export(
 def optimize(
     input_: Input,
     output: Output,
+    target: For = "generic",
     set_: Set = [],  # noqa: B006
     strict: Strict = False,
     json_: Json = False,
@@ -106,7 +108,7 @@ def optimize(
     from compressor import pipeline, sources
     from compressor.artifact import Shelf
 
-    recipe = _build({"model": str(input_)}, set_)
+    recipe = _build({"model": str(input_), "target": target}, set_)
     made = pipeline.optimize(sources.open_input(input_), recipe, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
     _fail_on_fallbacks(made, strict=strict)

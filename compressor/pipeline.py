@@ -79,7 +79,7 @@ def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = id
 
     with _drafted(shelf, "optimize", key, options, {"key": exported.key}) as draft:
         model = load_model(exported.model)
-        chosen = [catalog.resolve(catalog.PASSES[name])() for name in recipe.optimize.passes]
+        chosen = [catalog.resolve(catalog.PASSES[name].where)() for name in recipe.passes]
         inputs = probe.find(model)
         model, outcomes = passes.run_passes(model, chosen, inputs, track)
         save_model(model, draft.folder / MODEL)
@@ -264,7 +264,7 @@ def _export_key(source_sha256: str, recipe: Recipe) -> Keyed:
 
 
 def _optimize_key(exported: str, recipe: Recipe) -> Keyed:
-    options = recipe.optimize.model_dump(mode="json")
+    options = {"passes": recipe.passes}
     return artifact.key("optimize", exported, options), options
 
 

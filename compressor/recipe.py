@@ -12,18 +12,28 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from compressor import catalog
 from compressor.errors import RecipeError, RequestError
 
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3]
 GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # ONNX Runtime's MatMulNBits: powers of two from 16; 512 returned zeros
 Scheme = Literal["absmax", "zero_point"]
-PassName = Literal["dropout-removal", "conv-batchnorm-fusion", "constant-folding", "dead-node-elimination"]
+Target = Literal["generic", "cpu", "cuda", "tensorrt"]
+
+
+def _known_pass(name: str) -> str:
+    if name not in catalog.PASSES:
+        raise ValueError(f"no pass {name!r}. {_suggestion(name, tuple(catalog.PASSES))}")
+    return name
+
+
+PassName = Annotated[str, AfterValidator(_known_pass)]
 
 
 class Section(BaseModel):
@@ -39,14 +49,9 @@ class Export(Section):
 
 
 class Optimize(Section):
-    """Graph passes, in the order they run; each is proven and rolled back when it fails."""
+    """Graph passes; each is proven and rolled back when it fails."""
 
-    passes: tuple[PassName, ...] = (
-        "dropout-removal",
-        "conv-batchnorm-fusion",
-        "constant-folding",
-        "dead-node-elimination",
-    )
+    passes: tuple[PassName, ...] | None = Field(None, description="in the order they run; none: those of the target")
 
 
 class Calibration(Section):
@@ -181,12 +186,19 @@ class Recipe(Section):
     """Everything `compress run` will do."""
 
     model: str = Field(description="Hugging Face id, local folder, or builtin:tiny-lm")
+    target: Target = Field("generic", description="where it will run: chooses passes and operators")
     export: Export = Export()
     optimize: Optimize = Optimize()
     calibration: Calibration = Calibration()
     quantize: Quantize = Quantize(gptq=Gptq())
     package: Package = Package()
     validate_: Validate = Field(Validate(), alias="validate")
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes that will run: those it names, or those of its target."""
+        named = self.optimize.passes
+        return catalog.passes_for(self.target) if named is None else named
 
     def resolved(self) -> dict[str, Any]:
         """Every field with its value, as JSON; what the manifest keeps."""
@@ -304,7 +316,7 @@ def _sentence(error: dict[str, Any]) -> str:
         choices = [text.strip(" '") for text in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         near = _suggestion(given, choices, listing=False) if isinstance(given, str) else ""
         return f"{given!r} is not one of {', '.join(choices)}. {near}".strip()
-    return message if isinstance(given, dict) else f"{message}, not {given!r}"
+    return message if isinstance(given, dict) or error["type"] == "value_error" else f"{message}, not {given!r}"
 
 
 def _suggestion(name: str, known: Sequence[str], *, listing: bool = True) -> str:

@@ -127,15 +127,18 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
 
 
 def test_every_line_of_the_catalog_resolves() -> None:
-    assert all(issubclass(catalog.resolve(target), ir.passes.PassBase) for target in catalog.PASSES.values())
+    assert all(issubclass(catalog.resolve(entry.where), ir.passes.PassBase) for entry in catalog.PASSES.values())
     assert all(callable(catalog.resolve(target).solve) for target in catalog.SOLVERS.values())
     assert all((catalog.resolve(target) / "config.json").is_file() for target in catalog.MODELS.values())
 
 
 def test_the_recipe_names_what_the_catalog_holds() -> None:
-    assert get_args(recipe.PassName) == tuple(catalog.PASSES)
+    assert get_args(recipe.Target) == catalog.TARGETS
     assert set(recipe.Quantize.model_fields) - {"exclude"} == set(catalog.SOLVERS)
 
 
-def test_the_default_passes_are_all_of_them_in_the_catalogs_order() -> None:
-    assert recipe.Optimize().passes == tuple(catalog.PASSES)
+def test_a_target_chooses_its_passes_and_a_list_overrides_them() -> None:
+    for target in catalog.TARGETS:
+        made = recipe.build({"model": "x", "target": target})
+        assert made.passes == tuple(name for name, entry in catalog.PASSES.items() if target in entry.targets)
+    assert recipe.build({"model": "x", "optimize": {"passes": ["dropout-removal"]}}).passes == ("dropout-removal",)

@@ -40,7 +40,7 @@ def test_findings_come_in_the_order_of_their_lines() -> None:
     ("text", "finding"),
     [
         ("{}", "a.yaml: model: missing; every recipe names it"),
-        ("model: x\ncolour: red", "a.yaml:2: recipe: unknown field 'colour'. Known: model, export, optimize"),
+        ("model: x\ncolour: red", "a.yaml:2: recipe: unknown field 'colour'. Known: model, target, export, optimize"),
         ("model: x\nmodel: y", "a.yaml:2: 'model' stands twice; first in line 1"),
         ("model: x\nexport:\n  opset: 21\n  opset: 22", "a.yaml:4: 'opset' stands twice; first in line 3"),
         ("model: [x", "a.yaml:1: not YAML: expected ',' or ']'"),
@@ -63,7 +63,10 @@ def test_findings_come_in_the_order_of_their_lines() -> None:
             "model: x\nvalidate: {size: {max_ratio: .nan}}",
             "a.yaml:2: validate.size.max_ratio: the value should be a fi",
         ),
-        ("model: x\noptimize: {passes: [dropout]}", "a.yaml:2: optimize.passes.0: 'dropout' is not one of dropout-rem"),
+        (
+            "model: x\noptimize: {passes: [dropout]}",
+            "a.yaml:2: optimize.passes.0: no pass 'dropout'. Did you mean 'dropout-removal'?",
+        ),
         ("model: x\nquantize: {}", "a.yaml:2: quantize: choose exactly one method of rtn, gptq; the recipe names none"),
         ("model: x\nquantize: {rtn: {}, gptq: {}}", "a.yaml:2: quantize: choose exactly one method of rtn, gptq; the"),
     ],
