@@ -61,8 +61,10 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
 
     with _drafted(shelf, "export", key, options, source.provenance) as draft:
         for _ in track(range(1), "export"):
-            model = causal_lm.export(causal_lm.load(source.folder, recipe.export.opset), recipe.export.opset)
+            loaded = causal_lm.load(source.folder, recipe.export.opset)
+            model = causal_lm.export(loaded, recipe.export.opset)
         save_model(model, draft.folder / MODEL)
+        draft.measured["proof"] = [dataclasses.asdict(one) for one in causal_lm.prove(loaded, draft.folder / MODEL)]
         sources.carry(source.folder, draft.folder)
         if sizes := Decoder.of(model):
             genai.write(draft.folder, sources.config(draft.folder), sizes)

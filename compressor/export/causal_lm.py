@@ -24,7 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from compressor import decoder
+from compressor.decoder import Decoder, Feeds
 from compressor.errors import MachineError, RequestError
+from compressor.export import decoder_cases, proof, provenance
+from compressor.session import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,11 +84,29 @@ def export(model: PreTrainedModel, opset: int) -> ir.Model:
     graph_model = onnx_program.model
     _name_interface(graph_model, traced.layers)
     _name_weights(graph_model)
+    provenance.name_nodes(graph_model, wrapper="wrapped")
     common_passes.ClearMetadataAndDocStringPass()(graph_model)  # stack traces hold paths of this machine
     graph_model.ir_version = IR_VERSION
     graph_model.graph.name = type(model).__name__
     graph_model.producer_name, graph_model.producer_version = "compress", None
     return graph_model
+
+
+def prove(model: PreTrainedModel, graph: Path) -> list[proof.Difference]:
+    """The graph against torch in every way a decoder is called. Raises: LimitMissedError when they differ."""
+    decoder_sizes = Decoder.of(load_model(graph))
+    assert decoder_sizes is not None  # the interface that export gave it
+    ids = decoder_cases.texts(decoder_sizes.vocab)
+    with torch.no_grad(), quiet():
+        logits = model(input_ids=torch.from_numpy(ids), use_cache=False).logits.float().numpy()
+    traced = _Traced(model)
+
+    def run(feeds: Feeds) -> object:
+        return traced(*(torch.from_numpy(array) for array in feeds.values()))
+
+    cases = decoder_cases.cases(decoder_sizes, ids, logits)
+    with quiet():
+        return proof.prove(graph, cases, ir.DataType.FLOAT, proof.Source(model, run))
 
 
 class _Traced(nn.Module):
