@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 TARGETS = ("generic", "cpu", "cuda", "tensorrt")
@@ -38,6 +39,39 @@ SOLVERS = {
     "rtn": "compressor.quantize.rtn:RoundToNearest",
     "gptq": "compressor.quantize.gptq:Gptq",
 }
+
+
+class Format(NamedTuple):
+    """Where a package format stands, the targets that run it, what it can hold, and what it is for."""
+
+    where: str
+    targets: tuple[str, ...]
+    cells: Mapping[int, int]  # bits of a code -> bits it is stored in
+    groups: tuple[int | str, ...]
+    why: str
+
+
+GROUPS = (-1, 16, 32, 64, 128, 256)  # rows that share a scale; -1 per channel
+
+FORMATS = {
+    "matmulnbits": Format(
+        "compressor.package.matmulnbits:replace_linears",
+        ("generic", *CONTRIB),
+        {8: 8, 4: 4, 3: 4, 2: 2},
+        (*GROUPS, "tensor"),
+        "ONNX Runtime's weight-only product",
+    ),
+    "qdq": Format(
+        "compressor.package.qdq:replace_linears",
+        ANYWHERE,
+        {8: 8, 4: 4, 3: 4, 2: 4},  # int2 begins with opset 25, which few engines read
+        (*GROUPS, "tensor"),
+        "DequantizeLinear and MatMul: standard operators for any engine",
+    ),
+}
+
+# The format of a target whose recipe names none.
+FORMAT_OF = {"generic": "qdq", "cpu": "matmulnbits", "cuda": "matmulnbits", "tensorrt": "qdq"}
 
 MODELS = {
     "builtin:tiny-lm": "compressor.builtin:TINY_LM",

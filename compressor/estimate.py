@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from compressor import catalog
 from compressor.errors import RequestError
 from compressor.recipe import PER_CHANNEL, Recipe
 from compressor.sources import Source
@@ -38,8 +39,8 @@ def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
     weights = count(source, recipe)
     float_bytes = 4 * (weights.matrices + weights.others)
     method = recipe.quantize.method
-    cells = 8 if method.bits == 8 else 4
-    group = weights.hidden if method.group_size == PER_CHANNEL else method.group_size
+    cells = catalog.FORMATS[recipe.format].cells[method.bits]
+    group = weights.hidden if method.group_size in (PER_CHANNEL, "tensor") else int(method.group_size)
     packed = int(weights.matrices * (cells / 8 + 4 / max(group, 1)))
     tokens = recipe.calibration.samples * recipe.calibration.length if recipe.quantize.gptq else 0
     activations = 4 * tokens * weights.hidden * ACTIVATION_COPIES

@@ -129,7 +129,7 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
     key, options = _package_key(optimized.key, quantized.key, recipe)
     if done := shelf.find("package", key):
         return done
-    from compressor.package import genai, matmulnbits
+    from compressor.package import genai
     from compressor.quantize import graph, store
 
     with _drafted(shelf, "package", key, options, {"key": quantized.key}) as draft:
@@ -137,12 +137,14 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
         linears, _ = graph.find_linears(model, recipe.quantize.exclude)
         tensors = store.Reader(quantized.directory)
         method = recipe.quantize.method
-        packed = matmulnbits.replace_linears(model, linears, tensors.read, recipe.package.accuracy_level)
+        form = catalog.FORMATS[recipe.format]
+        own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
+        packed = catalog.resolve(form.where)(model, linears, tensors.read, **own)
         save_model(model, draft.folder / MODEL)
         sources.carry(optimized.directory, draft.folder)
         if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
             genai.write(draft.folder, config, sizes)
-        stored = f"{method.bits}-bit codes in {matmulnbits.CELL_BITS[method.bits]}-bit cells"
+        stored = f"{recipe.format}, {method.bits}-bit codes in {form.cells[method.bits]}-bit cells"
         draft.facts |= {"nodes": _count_nodes(model), "method": _method(recipe.quantize), "stored": stored}
         draft.facts["weight_bytes"] = packed
     return artifact.open_artifact(shelf.place("package", key))
@@ -281,7 +283,7 @@ def _quantize_key(optimized: str, recipe: Recipe) -> Keyed:
 
 
 def _package_key(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
-    options = recipe.package.model_dump(mode="json")
+    options = recipe.package.model_dump(mode="json") | {"format": recipe.format}
     return artifact.key("package", optimized, quantized, options), options
 
 
@@ -305,12 +307,13 @@ def _calibration_windows(optimized: Artifact, model: ir.Model, recipe: Recipe) -
 
 def _solver(method: Rtn | Gptq) -> Any:
     """The solver that a recipe's method names, with its grid."""
-    from compressor.quantize.qtensor import Grid
+    from compressor.quantize.qtensor import PER_TENSOR, Grid
 
     name = "gptq" if isinstance(method, Gptq) else "rtn"
+    group_size = PER_TENSOR if method.group_size == "tensor" else method.group_size
     grid = Grid(method.bits, method.scheme, method.scale_search)
     own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
-    return catalog.resolve(catalog.SOLVERS[name])(grid, method.group_size, **own)
+    return catalog.resolve(catalog.SOLVERS[name])(grid, group_size, **own)
 
 
 TOKENS_PER_BATCH = 1024  # enough for full speed in the products; more only holds more activations
@@ -367,7 +370,7 @@ def _report_facts(recipe: Recipe, stages: Sequence[Artifact], windows: Windows |
 def _method(options: Quantize) -> str:
     name = "gptq" if options.gptq else "rtn"
     method = options.method
-    group = "per channel" if method.group_size == -1 else f"groups of {method.group_size}"
+    group = {-1: "per channel", "tensor": "per tensor"}.get(method.group_size, f"groups of {method.group_size}")
     return f"{name}, {method.bits} bits, {group}, {method.scheme}"
 
 

@@ -17,14 +17,15 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from compressor import catalog
+from compressor import catalog, formats
 from compressor.errors import RecipeError, RequestError
 
 PER_CHANNEL = -1
-Bits = Literal[8, 4, 3]
+Bits = Literal[8, 4, 3, 2]
 GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # ONNX Runtime's MatMulNBits: powers of two from 16; 512 returned zeros
 Scheme = Literal["absmax", "zero_point"]
 Target = Literal["generic", "cpu", "cuda", "tensorrt"]
+Format = Literal["matmulnbits", "qdq"]
 
 
 def _known_pass(name: str) -> str:
@@ -69,7 +70,9 @@ class Rtn(Section):
     """Round to nearest: absmax (symmetric) or zero-point (asymmetric), no calibration."""
 
     bits: Bits = 4
-    group_size: GroupSize = Field(32, description="rows of the input that share a scale; -1 per channel")
+    group_size: GroupSize | Literal["tensor"] = Field(
+        32, description="rows of the input that share a scale; -1 per channel; tensor: one scale for all"
+    )
     scheme: Scheme = "absmax"
     scale_search: bool = Field(False, description="shrink each scale to the least squared error")
 
@@ -119,7 +122,7 @@ class Quantize(Section):
 class Package(Section):
     """The form in which the artifact is served."""
 
-    format: Literal["matmulnbits"] = "matmulnbits"
+    format: Format | None = Field(None, description="none: the target's own; `compress recipes --schema` lists all")
     accuracy_level: Literal[0, 1, 4] = Field(
         1, description="MatMulNBits activations: 1 float32, 4 int8 (faster, not exact), 0 the provider's choice"
     )
@@ -200,6 +203,18 @@ class Recipe(Section):
         named = self.optimize.passes
         return catalog.passes_for(self.target) if named is None else named
 
+    @property
+    def format(self) -> str:
+        """The package format: the one it names, or that of its target."""
+        return self.package.format or catalog.FORMAT_OF[self.target]
+
+    def refusals(self) -> Iterator[formats.Refusal]:
+        """Settings that are each in range and cannot be had together, with their places."""
+        name, method = ("gptq", self.quantize.gptq) if self.quantize.gptq else ("rtn", self.quantize.rtn)
+        if method is not None:
+            grid = formats.Settings(name, method.bits, method.group_size, method.scheme)
+            yield from formats.refusals(self.target, self.format, grid)
+
     def resolved(self) -> dict[str, Any]:
         """Every field with its value, as JSON; what the manifest keeps."""
         return self.model_dump(mode="json", by_alias=True)
@@ -265,12 +280,16 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place
         lines[place] = f"--set {override}"
     try:
         # JSON mode: a list is a tuple, and "4" is still no number. A date of YAML is the text it was written as.
-        return Recipe.model_validate_json(json.dumps(data, default=str))
+        made = Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         findings = [_finding(dict(one), lines, origin) for one in error.errors(include_url=False)]
         raise RecipeError([text for _, text in sorted(findings)]) from None
     except (TypeError, ValueError) as error:
         raise RecipeError([f"{origin}: {_first_line(error)}"]) from None
+    errors = [{"type": "value_error", "loc": place, "msg": text} for place, text in made.refusals()]
+    if errors:
+        raise RecipeError([text for _, text in sorted(_finding(one, lines, origin) for one in errors)])
+    return made
 
 
 def _apply(data: dict[str, Any], override: str) -> Place:

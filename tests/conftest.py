@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 # The built-in model with one of its five layers quantized on 128 tokens: every stage in a few seconds.
 SMALL: dict[str, Any] = {
     "model": "builtin:tiny-lm",
+    "target": "cpu",
     "calibration": {"samples": 4, "length": 32},
     "quantize": {
         "gptq": {"group_size": 32, "scale_search": False},

@@ -18,6 +18,9 @@ from compressor.quantize.rtn import RoundToNearest
 
 Outputs = Mapping[str, np.ndarray]
 
+# How far `scale_search` shrinks a scale, in steps of 0.05: to 0.65, and at 2 bits to 0.3.
+STEPS = {8: 8, 4: 8, 3: 8, 2: 15}
+
 # ONNX Runtime has no kernels for operators older than opset 7; such graphs are checked for their form alone.
 OLDEST_OPSET_THAT_RUNS = 7
 
@@ -179,7 +182,7 @@ def assert_on_grid(solved: QTensor, solver: Solver, rows: int) -> None:
 def fit_slowly(weight: np.ndarray, grid: Grid) -> tuple[float, float]:
     """Scale and zero point of one group of one column, as `qtensor.py` has them in its first lines."""
     levels, found = 2**grid.bits - 1, []
-    for factor in [1 - 0.05 * step for step in range(8 if grid.scale_search else 1)]:
+    for factor in [1 - 0.05 * step for step in range(STEPS[grid.bits] if grid.scale_search else 1)]:
         if grid.scheme == "absmax":
             zero = 2.0 ** (grid.bits - 1)
             scale = factor * np.abs(weight).max() / (2 ** (grid.bits - 1) - 1)

@@ -7,12 +7,13 @@
     zero_points  uint8 [N, ceil(blocks * bits / 8)]    left out where every one is the middle of the grid
 
 Source: ONNX Runtime, docs/ContribOperators.md, com.microsoft.MatMulNBits. 3-bit codes lie in 4-bit cells, moved so that
-the middle of their grid is the middle of the cell. A group that spans a whole column is stored in blocks that repeat
-its scale, since a block has at most 256 rows (512 returned zeros: microsoft/onnxruntime issue 28551).
+the middle of their grid is the middle of the cell. A group that spans a column or the matrix is stored in blocks
+that repeat its scale, since a block has at most 256 rows (512 returned zeros: microsoft/onnxruntime issue 28551).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,13 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from compressor import catalog
+from compressor.package import products
 from compressor.quantize.graph import Linear
-from compressor.quantize.qtensor import PER_CHANNEL, QTensor
+from compressor.quantize.qtensor import QTensor
 
 DOMAIN = "com.microsoft"
-CELL_BITS = {8: 8, 4: 4, 3: 4}  # bits of a code -> bits it is stored in
+CELL_BITS = catalog.FORMATS["matmulnbits"].cells
 SMALLEST_BLOCK, REPEATED_BLOCK = 16, 128
 
 Bytes = NDArray[np.uint8]
@@ -49,7 +52,7 @@ def pack(tensor: QTensor) -> Packed:
     cell_bits, block = CELL_BITS[tensor.bits], block_size(tensor)
     blocks = -(-rows // block)
     shift = 2 ** (cell_bits - 1) - 2 ** (tensor.bits - 1)
-    repeat = blocks if tensor.group_size == PER_CHANNEL else 1
+    repeat = 1 if tensor.group_size > 0 else blocks
     scale = np.repeat(tensor.scale.cpu().numpy().T, repeat, 1)
     zero = np.repeat(tensor.zero.cpu().numpy().T, repeat, 1) + np.uint8(shift)
     codes = np.repeat(zero, block, 1)
@@ -81,7 +84,7 @@ def unpack(packed: Packed, tensor: QTensor) -> QTensor:
 
 def block_size(tensor: QTensor) -> int:
     """Rows of a block: the group's, no larger than the matrix needs, a power of two from 16."""
-    wanted = REPEATED_BLOCK if tensor.group_size == PER_CHANNEL else tensor.group_size
+    wanted = tensor.group_size if tensor.group_size > 0 else REPEATED_BLOCK
     enough = 1 << max(tensor.shape[0] - 1, 1).bit_length()
     return max(SMALLEST_BLOCK, min(wanted, enough))
 
@@ -98,63 +101,28 @@ def replace_linears(
 
 
 def _replace(model: ir.Model, linear: Linear, packed: Packed, accuracy_level: int) -> int:
-    graph, (rows, columns) = model.graph, linear.shape
     arrays: dict[str, NDArray[Any]] = {"codes": packed.codes, "scales": packed.scales}
     if packed.zeros is not None:
         arrays["zero_points"] = packed.zeros
-    constants = [_initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
+    constants = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
+    rows, columns = linear.shape
     attributes = {"K": rows, "N": columns, "bits": packed.cell_bits, "block_size": packed.block_size}
+    attributes["accuracy_level"] = accuracy_level
     node = ir.node(
-        "MatMulNBits",
-        [linear.x, *constants],
-        attributes | {"accuracy_level": accuracy_level},
-        domain=DOMAIN,
-        name=linear.node.name,
+        "MatMulNBits", [products.input_of(linear), *constants], attributes, domain=DOMAIN, name=linear.node.name
     )
-    y, product = linear.y, node.outputs[0]
-    name, before = y.name, linear.node.inputs[1]
-    product.type, product.shape = y.type, y.shape
-    graph.insert_before(linear.node, node)
-    if linear.bias is not None:
-        added = ir.node("Add", [product, linear.bias])
-        added.outputs[0].type, added.outputs[0].shape = y.type, y.shape
-        graph.insert_before(linear.node, added)
-        product = added.outputs[0]
-    ir.convenience.replace_all_uses_with(y, product, replace_graph_outputs=True)
-    graph.remove(linear.node, safe=True)
-    product.name = name
-    _drop_unused(graph, before)
+    products.replace(model, linear, [node])
     return sum(array.nbytes for array in arrays.values())
-
-
-def _drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
-    """Remove a weight, and the Transpose before it, once nobody reads them."""
-    if value is None or value.uses() or value.is_graph_output():
-        return
-    producer = value.producer()
-    if producer is None:
-        graph.initializers.pop(str(value.name), None)
-        return
-    source = producer.inputs[0]
-    graph.remove(producer, safe=True)
-    _drop_unused(graph, source)
-
-
-def _initializer(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    model.graph.register_initializer(value)
-    return value
 
 
 def _pack_cells(values: Bytes, bits: int) -> Bytes:
     """[rows, n] codes -> [rows, ceil(n * bits / 8)] bytes, the first code in the low bits."""
-    if bits == 8:
-        return np.ascontiguousarray(values)
-    padded = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
-    return np.ascontiguousarray(padded[:, ::2] | (padded[:, 1::2] << 4))
+    cells = 8 // bits
+    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % cells)))
+    shifted = (padded[:, cell::cells] << np.uint8(cell * bits) for cell in range(cells))
+    return np.ascontiguousarray(functools.reduce(np.bitwise_or, shifted))
 
 
 def _unpack_cells(packed: Bytes, bits: int) -> Bytes:
-    if bits == 8:
-        return packed
-    return np.stack([packed & 15, packed >> 4], -1).reshape(packed.shape[0], -1)
+    cells = [packed >> np.uint8(shift) & np.uint8(2**bits - 1) for shift in range(0, 8, bits)]
+    return np.stack(cells, -1).reshape(packed.shape[0], -1)

@@ -2,7 +2,8 @@
 
     weight[i, o]  ~  (q[i, o] - zero[g, o]) * scale[g, o]        g = group of row i,  0 <= q < 2^bits
 
-A group is `group_size` consecutive rows (inputs) of one column (output); the last may be shorter, -1 is one group.
+A group is `group_size` consecutive rows (inputs) of one column (output); the last may be shorter. -1 is one group a
+column, 0 one for the whole matrix, its scale and zero point repeated for each column.
 
     absmax       scale = max|w| / (2^(bits-1) - 1)       zero = 2^(bits-1)
     zero_point   scale = (max - min) / (2^bits - 1)      zero = round(-min / scale), the range stretched to hold 0
@@ -17,10 +18,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-PER_CHANNEL = -1
+PER_CHANNEL, PER_TENSOR = -1, 0
 # Shrinking a scale trades clipping of the largest weights for a finer grid on the rest. The best factor at 3 and 4
-# bits lies between 0.65 and 1 on trained weights; 8 steps of 0.05 find it within the step.
-SHRINK_FACTORS = tuple(1 - 0.05 * step for step in range(8))
+# bits lies between 0.65 and 1 on trained weights, at 2 bits, where a step is as wide as the largest weight, between
+# 0.3 and 1; steps of 0.05 find it within the step.
+SHRINK_STEP = 0.05
+SHRINK_STEPS = {8: 8, 4: 8, 3: 8, 2: 15}
+# What a float16 can hold: scales that a format stores in it are fitted as it will store them.
+HALF_RANGE = (2.0**-24, 65504.0)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class QTensor:
     @property
     def bits_per_weight(self) -> float:
         """Codes, scales (32 bits) and zero points (`bits`), spread over the weights."""
-        return self.bits + self.scale.numel() * (32 + self.bits) / self.q.numel()
+        scales = 1 if self.group_size == PER_TENSOR else self.scale.numel()
+        return self.bits + scales * (32 + self.bits) / self.q.numel()
 
     def dequantize(self) -> Tensor:
         """float32 [in, out]."""
@@ -70,6 +76,7 @@ class Grid:
     bits: int
     scheme: str
     scale_search: bool = False
+    half_scales: bool = False  # as a float16 holds them, for formats that store them so
 
     @property
     def levels(self) -> int:
@@ -78,13 +85,13 @@ class Grid:
 
     def fit(self, weight: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
         """Scale and zero (both float32) for weights that share them along `dim`, which is kept with size 1."""
-        span = partial(_SPANS[self.scheme], weight, dim, self.bits)
+        span = partial(self._span, weight, dim)
         scale, zero = span(1.0)
         if not self.scale_search:
             return scale, zero
         least = self._squared_error(weight, scale, zero, dim)
-        for factor in SHRINK_FACTORS[1:]:
-            candidate_scale, candidate_zero = span(factor)
+        for step in range(1, SHRINK_STEPS[self.bits]):
+            candidate_scale, candidate_zero = span(1 - SHRINK_STEP * step)
             error = self._squared_error(weight, candidate_scale, candidate_zero, dim)
             better = error < least
             least = torch.where(better, error, least)
@@ -94,6 +101,10 @@ class Grid:
     def encode(self, weight: Tensor, scale: Tensor, zero: Tensor, out: Tensor | None = None) -> Tensor:
         """Nearest codes, not yet integers in type: round(weight / scale + zero), ties to even, within the grid."""
         return torch.addcdiv(zero, weight, scale, out=out).round_().clamp_(0, self.levels)
+
+    def _span(self, weight: Tensor, dim: int, factor: float) -> tuple[Tensor, Tensor]:
+        scale, zero = _SPANS[self.scheme](weight, dim, self.bits, factor)
+        return (scale.half().to(scale).clamp(*HALF_RANGE), zero) if self.half_scales else (scale, zero)
 
     def _squared_error(self, weight: Tensor, scale: Tensor, zero: Tensor, dim: int) -> Tensor:
         decoded = self.encode(weight, scale, zero).sub_(zero).mul_(scale)
@@ -122,11 +133,11 @@ _SPANS = {"absmax": _absmax, "zero_point": _zero_point}
 
 def rows_of_group(rows: int, group_size: int) -> list[slice]:
     """The groups of a matrix with `rows` inputs: 172 rows in groups of 32 are five of 32 and one of 12."""
-    step = rows if group_size == PER_CHANNEL else group_size
+    step = group_size if group_size > 0 else rows
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def group_of_row(rows: int, group_size: int, device: torch.device | None = None) -> Tensor:
     """Index of each row's group, int64 [rows]."""
     row = torch.arange(rows, device=device)
-    return torch.zeros_like(row) if group_size == PER_CHANNEL else row // group_size
+    return row // group_size if group_size > 0 else torch.zeros_like(row)

@@ -1,6 +1,7 @@
 """Round to nearest: every weight goes to the closest point of its group's grid, whatever the data.
 
-absmax and zero-point quantization as in Dettmers et al. 2022 (arXiv 2208.07339), section 2, per group.
+absmax and zero-point quantization as in Dettmers et al. 2022 (arXiv 2208.07339), section 2, per group, per channel or
+per tensor.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressor.quantize.qtensor import Grid, QTensor, rows_of_group
+from compressor.quantize.qtensor import PER_TENSOR, Grid, QTensor, rows_of_group
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,14 @@ class RoundToNearest:
         del moment
         codes, scales, zeros = [], [], []
         for rows in rows_of_group(weight.shape[0], self.group_size):
-            scale, zero = self.grid.fit(weight[rows])
+            scale, zero = self._fit(weight[rows])
             codes.append(self.grid.encode(weight[rows], scale, zero).to(torch.uint8))
             scales.append(scale)
             zeros.append(zero.to(torch.uint8))
         return QTensor(torch.cat(codes), torch.cat(scales), torch.cat(zeros), self.grid.bits, self.group_size)
+
+    def _fit(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if self.group_size != PER_TENSOR:
+            return self.grid.fit(weight)
+        scale, zero = self.grid.fit(weight.reshape(-1, 1))
+        return scale.repeat(1, weight.shape[1]), zero.repeat(1, weight.shape[1])

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-import torch
 
 from compressor.package import matmulnbits
 from compressor.package.matmulnbits import CELL_BITS, pack, replace_linears, unpack
 from compressor.quantize.graph import find_linears
-from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor
+from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.session import open_session
 from tests import graphs, laws
+from tests.qtensors import SHAPES, assert_equal, packed_and_dequantized, random_tensor, three_linears
 
-BITS, SCHEMES = (8, 4, 3), ("absmax", "zero_point")
-GROUP_SIZES = (PER_CHANNEL, 16, 32, 64, 128, 256)
+BITS, SCHEMES = (8, 4, 3, 2), ("absmax", "zero_point")
+GROUP_SIZES = (PER_CHANNEL, PER_TENSOR, 16, 32, 64, 128, 256)
 ROWS = (5, 16, 48, 172, 300)  # under a block; one; an odd number of them; short last ones
-
-
-def random_tensor(bits: int, scheme: str, group_size: int, rows: int, columns: int = 7) -> QTensor:
-    """Every code and zero point that the grid has, whatever weights would lead to them."""
-    rng = np.random.default_rng(rows)
-    groups = 1 if group_size == PER_CHANNEL else -(-rows // group_size)
-    zero = (
-        rng.integers(0, 2**bits, (groups, columns))
-        if scheme == "zero_point"
-        else np.full((groups, columns), 2 ** (bits - 1))
-    )
-    return QTensor(
-        torch.from_numpy(rng.integers(0, 2**bits, (rows, columns)).astype(np.uint8)),
-        torch.from_numpy(rng.uniform(0.5, 2, (groups, columns)).astype(np.float32)),
-        torch.from_numpy(zero.astype(np.uint8)),
-        bits,
-        group_size,
-    )
-
-
-def assert_equal(one: QTensor, other: QTensor) -> None:
-    assert (one.bits, one.group_size) == (other.bits, other.group_size)
-    for part in ("q", "scale", "zero"):
-        assert torch.equal(getattr(one, part), getattr(other, part)), part
 
 
 # --- bit for bit -----------------------------------------------------------------------------------------------------
@@ -103,27 +78,7 @@ def test_a_group_that_spans_the_column_repeats_its_scale() -> None:
 
 # --- in ONNX Runtime -------------------------------------------------------------------------------------------------
 
-# Sizes that are no multiples of a block, in the three ways that a linear is stored; the Gemm has a bias.
-TEXT = """(float[N,70] x) => (float[N,33] y) {
-    t = Transpose(wa)  a = MatMul(x, t)  r = Relu(a)  h = Gemm<transB = 1>(r, wb, b)  y = MatMul(h, wc)
-}"""
-SHAPES = {"wa": (45, 70), "wb": (172, 45), "wc": (172, 33)}
-
-
-def build() -> ir.Model:
-    weights = {name: graphs.normal(*shape) for name, shape in SHAPES.items()}
-    return graphs.build(TEXT, opset=21, **weights, b=graphs.normal(172))
-
-
-def packed_and_dequantized(solver: RoundToNearest) -> tuple[ir.Model, ir.Model, Mapping[str, int]]:
-    packed, plain = build(), build()
-    linears, _ = find_linears(packed)
-    tensors = {linear.name: solver.solve(linear.read()) for linear in linears}
-    for linear in find_linears(plain)[0]:
-        weight = tensors[linear.name].dequantize()
-        linear.weight.const_value = ir.tensor((weight.T if linear.transposed else weight).contiguous().numpy())
-    sizes = replace_linears(packed, linears, tensors.__getitem__, accuracy_level=1)
-    return packed, plain, sizes
+at_level_one = functools.partial(replace_linears, accuracy_level=1)
 
 
 @pytest.mark.parametrize("mode", ["exact", "served"])
@@ -133,7 +88,7 @@ def packed_and_dequantized(solver: RoundToNearest) -> tuple[ir.Model, ir.Model, 
 def test_a_packed_graph_is_the_graph_with_dequantized_weights(
     bits: int, scheme: str, group_size: int, mode: str
 ) -> None:
-    packed, plain, _ = packed_and_dequantized(RoundToNearest(Grid(bits, scheme), group_size))
+    packed, plain, _ = packed_and_dequantized(RoundToNearest(Grid(bits, scheme), group_size), at_level_one)
     for rows in (1, 6):  # decode and prefill have kernels of their own
         feeds = laws.feeds_for(plain, free_dimension=rows)
         (expected,) = laws.run(plain, feeds).values()
@@ -144,7 +99,7 @@ def test_a_packed_graph_is_the_graph_with_dequantized_weights(
 
 
 def test_interface_and_neighbours_stay() -> None:
-    packed, plain, _ = packed_and_dequantized(RoundToNearest(Grid(4, "absmax"), 16))
+    packed, plain, _ = packed_and_dequantized(RoundToNearest(Grid(4, "absmax"), 16), at_level_one)
     assert laws.interface(packed) == laws.interface(plain)
     assert [node.op_type for node in packed.graph] == ["MatMulNBits", "Relu", "MatMulNBits", "Add", "MatMulNBits"]
     assert [node.outputs[0].name for node in packed.graph][:2] == ["a", "r"]
@@ -153,7 +108,7 @@ def test_interface_and_neighbours_stay() -> None:
 
 def test_an_attribute_says_how_to_multiply() -> None:
     for level in (0, 1, 4):
-        model = build()
+        model = three_linears()
         linears, _ = find_linears(model)
         tensors = {linear.name: random_tensor(3, "absmax", 32, *linear.shape) for linear in linears}
         replace_linears(model, linears, tensors.__getitem__, level)
@@ -164,7 +119,7 @@ def test_an_attribute_says_how_to_multiply() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_weights_that_nobody_reads_are_gone(scheme: str) -> None:
-    packed, _, sizes = packed_and_dequantized(RoundToNearest(Grid(4, scheme), 16))
+    packed, _, sizes = packed_and_dequantized(RoundToNearest(Grid(4, scheme), 16), at_level_one)
     parts = ("codes", "scales", "zero_points") if scheme == "zero_point" else ("codes", "scales")
     assert set(packed.graph.initializers) == {"b", *(f"{name}.{part}" for name in SHAPES for part in parts)}
     stored = {name: tensor.const_value.nbytes for name, tensor in packed.graph.initializers.items()}

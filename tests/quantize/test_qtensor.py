@@ -68,7 +68,7 @@ def test_a_grid_by_hand(bits: int, scheme: str, weight: list[float], scale: floa
 
 
 @pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
-@pytest.mark.parametrize("bits", [8, 4, 3])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_scale_search_never_raises_the_squared_error(bits: int, scheme: str) -> None:
     weight = torch.randn(64, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
 
@@ -90,3 +90,15 @@ def test_a_tie_goes_to_the_even_code(zero: int, codes: list[int]) -> None:
 def test_a_code_beyond_the_grid_is_its_end() -> None:
     one = torch.ones(1)
     assert Grid(3, "absmax").encode(torch.tensor([-99.0, 99.0]), one, 4 * one).tolist() == [0, 7]
+
+
+@pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
+def test_half_scales_are_fitted_as_a_float16_holds_them(scheme: str) -> None:
+    weight = torch.randn(64, 50, generator=torch.Generator().manual_seed(0)) * torch.logspace(-9, 4, 50)
+    scale, _ = Grid(4, scheme, scale_search=True, half_scales=True).fit(weight)
+    assert torch.equal(scale.half().float(), scale)
+    assert bool((scale > 0).all())
+    assert bool(scale.isfinite().all())
+    plain, _ = Grid(4, scheme).fit(weight[:, 30:])
+    half, _ = Grid(4, scheme, half_scales=True).fit(weight[:, 30:])
+    assert torch.equal(half, plain.half().float())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.quantize.qtensor import Grid, rows_of_group
+from compressor.quantize.qtensor import PER_TENSOR, Grid, rows_of_group
 from compressor.quantize.rtn import RoundToNearest
 from tests import laws
 from tests.quantize.test_laws import CASES
@@ -25,7 +25,7 @@ def test_equals_the_formulas_typed_out(grid: Grid, group_size: int) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
-@pytest.mark.parametrize("bits", [8, 4, 3])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_no_weight_moves_more_than_half_a_step(bits: int, scheme: str) -> None:
     weight = laws.correlated_layer(133).weight.float()
     solved = RoundToNearest(Grid(bits, scheme), 32).solve(weight)
@@ -40,3 +40,15 @@ def test_the_data_is_not_looked_at() -> None:
     solver = RoundToNearest(Grid(4, "absmax"), 32)
     assert torch.equal(solver.solve(layer.weight, layer.moment).q, solver.solve(layer.weight, None).q)
     assert not solver.needs_moment
+
+
+@pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
+def test_per_tensor_is_one_column_of_all_weights(scheme: str) -> None:
+    weight = laws.correlated_layer(133).weight
+    solved = RoundToNearest(Grid(8, scheme), PER_TENSOR).solve(weight)
+    scale, zero = laws.fit_slowly(weight.numpy().reshape(-1), Grid(8, scheme))
+    assert solved.scale.shape == solved.zero.shape == (1, 6)
+    np.testing.assert_allclose(solved.scale, scale, rtol=1e-7)
+    assert bool((solved.zero == zero).all())
+    np.testing.assert_array_equal(solved.q, laws.encode_slowly(weight.numpy(), scale, zero, 255))
+    assert solved.bits_per_weight == 8 + 40 / weight.numel()

@@ -1,0 +1,58 @@
+"""A linear's node makes way for other nodes that compute the same product; the graph around it stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compressor.quantize.graph import Linear
+
+
+def replace(model: ir.Model, linear: Linear, nodes: Sequence[ir.Node]) -> None:
+    """Put `nodes`, whose last one yields x @ W, where the linear stands, its bias behind them, its weight away."""
+    graph, y, before = model.graph, linear.y, linear.node.inputs[1]
+    graph.insert_before(linear.node, nodes)
+    product = _of_type(nodes[-1].outputs[0], y)
+    if linear.bias is not None:
+        added = ir.node("Add", [product, linear.bias])
+        graph.insert_before(linear.node, added)
+        product = _of_type(added.outputs[0], y)
+    name = y.name
+    ir.convenience.replace_all_uses_with(y, product, replace_graph_outputs=True)
+    graph.remove(linear.node, safe=True)
+    product.name = name
+    _drop_unused(graph, before)
+
+
+def input_of(linear: Linear) -> ir.Value | None:
+    """What the linear reads now: `linear.x`, or what has taken its place when that was a product itself."""
+    return linear.node.inputs[0]
+
+
+def initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
+    """A new constant of the graph."""
+    constant = ir.Tensor(array, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(constant.dtype), shape=constant.shape, const_value=constant)
+    model.graph.register_initializer(value)
+    return value
+
+
+def _of_type(value: ir.Value, like: ir.Value) -> ir.Value:
+    value.type, value.shape = like.type, like.shape
+    return value
+
+
+def _drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
+    """Remove a weight, and the Transpose before it, once nobody reads them."""
+    if value is None or value.uses() or value.is_graph_output():
+        return
+    producer = value.producer()
+    if producer is None:
+        graph.initializers.pop(str(value.name), None)
+        return
+    source = producer.inputs[0]
+    graph.remove(producer, safe=True)
+    _drop_unused(graph, source)
