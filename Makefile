@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-gpu test-eval bench model recipes clean
+.PHONY: help demo check test test-gpu test-eval bench model kernels recipes clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,6 +35,9 @@ bench: $(VENV)/installed  ## seconds and memory against the peers, each in its o
 
 model: $(VENV)/installed  ## remake the built-in model: text, tokenizer, training
 	$(BIN)/python -m compressor.builtin.train
+
+kernels: $(VENV)/installed  ## add the kernel table of the installed onnxruntime-gpu
+	$(BIN)/python -m compressor.providers.extract
 
 recipes: $(VENV)/installed  ## list the recipes
 	$(BIN)/compress recipes

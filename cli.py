@@ -2,6 +2,7 @@
 
     compress run RECIPE          everything a recipe promises
     compress export | optimize | quantize | validate      single stages, the same functions
+    compress check               where each node will run
     compress inspect | doctor | recipes                   what is there
 
 With --json one document goes to standard output; progress and messages go to standard error. Exit codes: 0 done,
@@ -24,11 +25,14 @@ from compressor.errors import BUG, DONE, MACHINE_CANNOT, REQUEST_WRONG, Compress
 if TYPE_CHECKING:
     from compressor.artifact import Artifact
     from compressor.progress import Track
+    from compressor.providers.copies import Copy
+    from compressor.providers.prediction import Prediction
     from compressor.recipe import Recipe
     from compressor.report import Report
 
 T = TypeVar("T")
 LOG_WIDTH = 132  # columns of a table where no terminal says how wide it is
+LISTED = 12  # copies that a table shows; --json has them all
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
 
@@ -161,6 +165,24 @@ def validate(
         pipeline.write_report(output, report, strict=strict)
     _show_report(report, None, strict=strict, as_json=json_)
     _exit_by_verdict(report, strict=strict)
+
+
+@app.command()
+def check(
+    artifact: Input,
+    target: Annotated[str, typer.Option("--for", help="Where it will run: cpu, cuda or tensorrt.")] = "cpu",
+    strict: Annotated[bool, typer.Option("--strict", help="A node that the target cannot run fails.")] = False,
+    json_: Json = False,
+) -> None:
+    """Predict where each node will run, the copies that costs and what hurts; needs no GPU."""
+    from compressor import sources
+    from compressor.providers import prediction
+    from compressor.session import load_model
+
+    found = prediction.predict(load_model(sources.open_input(artifact).model), target)
+    _show_prediction(found, strict=strict, as_json=json_)
+    if found.verdict(strict=strict) != prediction.RUNS:
+        raise LimitMissedError(f"{artifact}: {found.verdict(strict=strict)}")
 
 
 @app.command()
@@ -366,6 +388,24 @@ def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json
         print(f"fallback: {line}")
     if made:
         print(f"artifact: {made.directory}\nreport:   {made.directory / 'report.md'}")
+
+
+def _show_prediction(found: Prediction, *, strict: bool, as_json: bool) -> None:
+    if as_json:
+        _emit(found.to_json(strict=strict))
+        return
+    _table(f"for {found.target}, by the kernels of ONNX Runtime {found.version}", found.by_provider())
+    if elsewhere := found.elsewhere():
+        _table("not on the target, or not by choice", elsewhere)
+    if found.copies:
+        _table(f"{len(found.copies)} copies a run", [_crossing(one) for one in found.copies[:LISTED]])
+    for line in found.advice:
+        print(f"hurts: {line}")
+
+
+def _crossing(copy: Copy) -> dict[str, Any]:
+    readers = ", ".join(copy.readers[:2]) + (f" and {len(copy.readers) - 2} more" if len(copy.readers) > 2 else "")
+    return {"value": copy.value, "copied": copy.direction, "from": copy.maker, "for": readers, "bytes": copy.nbytes}
 
 
 def _show_facts(facts: dict[str, Any], as_json: bool) -> None:

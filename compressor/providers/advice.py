@@ -89,9 +89,7 @@ FLOAT32_CACHE = (
     "GroupQueryAttention on CUDA is float16 or bfloat16; in float32 it runs on the CPU and its cache is "
     "copied both ways: export in float16"
 )
-SLOW_BLOCKS = (
-    "the fused CUDA kernels take symmetric blocks of 32; a prefill dequantizes others at every run and multiplies floats"
-)
+SLOW_BLOCKS = "the fused CUDA kernels take symmetric blocks of 32; a prefill dequantizes others at every run"
 NOT_FUSED = (
     "a weight that does not go from DequantizeLinear straight into one MatMul is dequantized at every run; store it "
     "[in, out] with its blocks on axis 0"

@@ -73,8 +73,8 @@ def _sort(placed: Placed, sides: _Sides) -> None:
     node, on_host = placed.node, placed.provider in (CPU, None)
     on_cuda = placed.provider == CUDA  # an engine of TensorRT has no such inputs: what it reads it reads as one
     kept = set(node.outputs) if on_host else set(host_outputs(node)) if on_cuda else set()
-    for value in node.outputs:
-        (sides.made_on_host if value in kept else sides.made_on_device)[value] = placed
+    for output in node.outputs:
+        (sides.made_on_host if output in kept else sides.made_on_device)[output] = placed
     host_inputs = rules.HOST_INPUTS.get((node.domain, node.op_type), ()) if on_cuda else ()
     for index, value in enumerate(node.inputs):
         if value is not None:

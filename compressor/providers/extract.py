@@ -9,6 +9,7 @@ operator, opsets and types; kernels that differ in one type alone are one row.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -37,15 +38,20 @@ Row = tuple[str, str, str, int, int | str, str]
 def main() -> None:
     import onnxruntime
 
-    path = TABLES / file_name(onnxruntime.__version__)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows(rows())
+    (TABLES / file_name(onnxruntime.__version__)).write_text(text(), encoding="utf-8")
 
 
-def rows() -> list[Row]:
-    """Every kernel of the installed wheel, sorted."""
+def text() -> str:
+    """The table of the installed wheel, as its file holds it."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows(_rows())
+    return file.getvalue()
+
+
+def _rows() -> list[Row]:
+    """Every kernel, sorted."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, **stubs.build(Path(folder))}
         listed = subprocess.run([sys.executable, "-c", LIST], env=environment, capture_output=True, check=True)
@@ -54,7 +60,7 @@ def rows() -> list[Row]:
         types = tuple(sorted((name, tuple(sorted(one))) for name, one in constraints.items()))
         if provider in SHORT:
             kernels[provider, domain, op_type, first, last].add(types)
-    every = sorted((*key, _text(one)) for key, variants in kernels.items() for one in _merged(variants))
+    every = sorted((*key, _constraints(one)) for key, variants in kernels.items() for one in _merged(variants))
     return [(SHORT[row[0]], *row[1:4], "" if row[4] == OPEN else row[4], row[5]) for row in every]
 
 
@@ -72,7 +78,7 @@ def _merged(variants: Iterable[Constraints]) -> set[Constraints]:
     return set(left)
 
 
-def _text(constraints: Constraints) -> str:
+def _constraints(constraints: Constraints) -> str:
     return ";".join(f"{name}:{'|'.join(_short(one) for one in types)}" for name, types in constraints)
 
 

@@ -104,15 +104,30 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 
 
 def _give_types(node: ir.Node, schema: Any) -> None:
+    """A type that the operator cannot have is corrected: exporters annotate sequences as tensors."""
     known = types_of(node, schema)
     named = _named(node)
     for output, formal in zip(node.outputs, schema.outputs, strict=False):
-        if output.type is not None:
+        choices = {_short(one) for one in formal.types}
+        if type_of(output) in choices:
             continue
-        choices = [*formal.types]
-        type_ = named or known.get(formal.typeStr) or (_short(choices[0]) if len(choices) == 1 else None)
-        if type_ is not None and type_.upper() in ir.DataType.__members__:
-            output.type = ir.TensorType(ir.DataType[type_.upper()])
+        candidates = (
+            named,
+            known.get(formal.typeStr),
+            f"seq(tensor({type_of(node.inputs[0]) if node.inputs else None}))",
+        )
+        found = next((one for one in candidates if one in choices), None)
+        if found or len(choices) == 1:
+            output.type = _type(found or next(iter(choices)))
+
+
+def _type(text: str) -> ir.TypeProtocol | None:
+    """The type that a kernel table writes like this; None for one that is neither a tensor nor a sequence of them."""
+    inner = text.removeprefix("seq(tensor(").removesuffix("))")
+    if inner.upper() not in ir.DataType.__members__:
+        return None
+    tensor = ir.TensorType(ir.DataType[inner.upper()])
+    return tensor if inner == text else ir.SequenceType(tensor)
 
 
 def _named(node: ir.Node) -> str | None:

@@ -13,12 +13,14 @@ from typing import Any
 
 import onnx_ir as ir
 
+from compressor.errors import RequestError
 from compressor.providers import advice, copies, cost, graph_types, kernels
 from compressor.providers.copies import Copy
 from compressor.providers.kernels import PROVIDERS
-from compressor.providers.placement import Placed, Placer
+from compressor.providers.placement import CHAINS, Placed, Placer
 
 NEWEST = "9999"  # judged by the newest table there is
+RUNS = "runs"
 ROUNDS = 4  # functions within functions; ONNX has none deeper than two
 
 
@@ -54,7 +56,7 @@ class Prediction:
         if strict and self.fallbacks:
             one = self.fallbacks[0]
             return f"{len(self.fallbacks)} nodes fall back, first {self.describe(one)}"
-        return "runs"
+        return RUNS
 
     def describe(self, placed: Placed) -> str:
         """A fallback in words: node, reason, the copies it causes and what it costs."""
@@ -110,7 +112,12 @@ class Prediction:
 
 
 def predict(model: ir.Model, target: str, version: str = NEWEST) -> Prediction:
-    """Place every node of a model for cpu, cuda or tensorrt, by the kernel table of an ONNX Runtime version."""
+    """Place every node of a model for cpu, cuda or tensorrt, by the kernel table of an ONNX Runtime version.
+
+    Raises: RequestError for another target.
+    """
+    if target not in CHAINS:
+        raise RequestError(f"--for {target}: no provider of that name; there are {', '.join(CHAINS)}")
     table = kernels.table(version)
     whole, placed = _placed(model, target, table)
     return Prediction(
