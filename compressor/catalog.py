@@ -30,6 +30,23 @@ PASSES = {
     "constant-folding": GraphPass(
         "passes.constant_folding:ConstantFolding", ANYWHERE, "computed once here instead of at every call"
     ),
+    "opset-raising": GraphPass(
+        "passes.opset_raising:OpsetRaising", CONTRIB, "norms and rotations are operators from opset 23 on"
+    ),
+    "rms-normalization-fusion": GraphPass(
+        "passes.rms_normalization_fusion:RmsNormalizationFusion", ANYWHERE, "one sweep over memory instead of six"
+    ),
+    "rotary-embedding-fusion": GraphPass(
+        "passes.rotary_embedding_fusion:RotaryEmbeddingFusion", ANYWHERE, "one sweep over memory instead of six"
+    ),
+    "group-query-attention-fusion": GraphPass(
+        "passes.group_query_attention_fusion:GroupQueryAttentionFusion",
+        CONTRIB,
+        "no repeated keys and no stored scores; tiled for long prompts on the CPU, flash on CUDA",
+    ),
+    "skip-normalization-fusion": GraphPass(
+        "passes.skip_normalization_fusion:SkipNormalizationFusion", CONTRIB, "sum and norm in one sweep"
+    ),
     "dead-node-elimination": GraphPass(
         "passes.dead_node_elimination:DeadNodeElimination", ANYWHERE, "what nobody reads is not computed"
     ),

@@ -77,6 +77,13 @@ class Decoder:
     def empty_past(self, batch: int) -> list[NDArray[np.generic]]:
         return [np.zeros((batch, self.kv_heads, 0, self.head_size), np.float32) for _ in range(2 * self.layers)]
 
+    def promised(self, name: str, output: NDArray[np.generic], feeds: Feeds) -> NDArray[np.generic]:
+        """An output with 0 where the token is padding: what is computed there is garbage of no promised kind."""
+        real = feeds[MASK].astype(bool)  # [batch, past + sequence]
+        if name == LOGITS:
+            return np.where(real[:, -output.shape[1] :, None], output, 0)
+        return np.where(real[:, None, :, None], output, 0) if name in self.present_names else output
+
     def probes(self, seed: int = 0) -> list[Feeds]:
         """Calls that together visit what a decoder does: prefill of padded rows, then a step with a filled cache."""
         rng = np.random.default_rng(seed)

@@ -24,19 +24,24 @@ class Probe:
     """Calls that a graph is known to answer: `probe(model)` runs them with ONNX Runtime's optimizer off."""
 
     calls: tuple[Feeds, ...] = field(repr=False)
+    decoder: Decoder | None = None
 
     def __call__(self, model: ir.Model) -> dict[str, NDArray[np.generic]]:
-        """Outputs by name and call."""
+        """Outputs by name and call; of a decoder, what it promises."""
         session = open_session(model, "exact")
         names = [one.name for one in session.get_outputs()]
-        results = [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in self.calls]
-        return {f"{name} of call {at}": value for at, one in enumerate(results) for name, value in one.items()}
+        found = {}
+        for at, feeds in enumerate(self.calls):
+            for name, value in zip(names, session.run(names, feeds), strict=True):
+                kept = self.decoder.promised(name, value, feeds) if self.decoder else value
+                found[f"{name} of call {at}"] = kept
+        return found
 
 
 def find(model: ir.Model, seed: int = 0) -> Probe | None:
     """Inputs at which a graph runs; None when none of those we make up does."""
     if decoder := Decoder.of(model):
-        return Probe(tuple(decoder.probes(seed)))
+        return Probe(tuple(decoder.probes(seed)), decoder)
     open_session(model, "exact")  # a graph that does not load at all is the caller's error, and said as such
     for size in FREE_AXES:
         try:

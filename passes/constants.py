@@ -63,8 +63,13 @@ def release(value: ir.Value) -> bool:
 
 def fresh_name(root: ir.Graph, stem: str) -> str:
     """`stem`, or `stem_1`, `stem_2`, ...: the first that no value of `root` or of a graph inside it bears."""
-    graphs = (root, *root.subgraphs())
-    taken = {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
-    taken |= {value.name for node in root.all_nodes() for value in node.outputs}
+    taken = names(root)
     candidates = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(1)))
     return next(name for name in candidates if name not in taken)
+
+
+def names(root: ir.Graph) -> set[str | None]:
+    """Of every value of `root` and of the graphs inside it."""
+    graphs = (root, *root.subgraphs())
+    taken = {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
+    return taken | {value.name for node in root.all_nodes() for value in node.outputs}

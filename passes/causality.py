@@ -1,0 +1,92 @@
+"""Does a mask hide the future? Seen in how it is computed, not tried on numbers.
+
+    position of the key <= past length + position of the query          and whatever else is asked with And
+
+A mask that hides more (padding, a sliding window) is causal too; one that is not seen to be is taken for not causal.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from passes.matching import by_scalar, integers, made_by, origin, scalar, sizes
+
+# What changes the shape of a mask and not its meaning.
+_RESHAPING = ("Expand", "Unsqueeze", "Reshape", "Cast", "Transpose")
+
+
+def is_causal(mask: ir.Value) -> bool:
+    """Whether no query is let to see a key behind it; of bool masks True is seen, numbers are added to the scores."""
+    node = made_by(mask, "And", "Add", "Where", "Expand", "Cast", "LessOrEqual", "GreaterOrEqual")
+    if node is None:
+        return False
+    inputs = [value for value in node.inputs if value is not None]
+    match node.op_type:
+        case "And" | "Add":
+            return any(map(is_causal, inputs))
+        case "Where":
+            return (scalar(inputs[1]) or 0.0) == 0.0 and _hides(inputs[2]) and is_causal(inputs[0])
+        case "Expand" | "Cast":
+            return is_causal(inputs[0])
+        case "LessOrEqual":
+            return _is_key(inputs[0]) and _is_query(inputs[1])
+        case _:
+            return _is_query(inputs[0]) and _is_key(inputs[1])
+
+
+def _hides(value: ir.Value) -> bool:
+    """Low enough that nothing of a hidden key is left after the softmax: exp of it is 0 in every type."""
+    number = scalar(value)
+    return number is not None and number <= -1e4
+
+
+def _is_key(value: ir.Value) -> bool:
+    """0, 1, 2, ... along the last axis."""
+    shape = sizes(value, 4)
+    return shape is not None and shape[2] == 1 and _counts_from_zero(value)
+
+
+def _is_query(value: ir.Value) -> bool:
+    """past, past + 1, ... along the axis before the last."""
+    shape = sizes(value, 4)
+    moved = made_by(_unshaped(value), "Add")
+    if shape is None or shape[3] != 1 or moved is None:
+        return False
+    left, right = moved.inputs
+    return any(
+        count is not None and offset is not None and _counts_from_zero(count) and _is_past_length(offset)
+        for count, offset in ((left, right), (right, left))
+    )
+
+
+def _counts_from_zero(value: ir.Value) -> bool:
+    node = made_by(_unshaped(value), "Range", "Add")
+    if node is not None and node.op_type == "Add":  # Range + 0
+        moved = by_scalar(node)
+        return moved is not None and moved[1] == 0.0 and _counts_from_zero(moved[0])
+    return node is not None and _number(node.inputs[0]) == 0.0 and _number(node.inputs[2]) == 1.0
+
+
+def _number(value: ir.Value | None) -> float | None:
+    """A constant scalar, also behind the CastLike that exporters give the bounds of a Range."""
+    like = made_by(value, "CastLike")
+    return scalar(like.inputs[0] if like is not None else value)
+
+
+def _is_past_length(value: ir.Value) -> bool:
+    """Axis 2 of a cache [batch, heads, past, size]."""
+    source = _unshaped(value)
+    gather = made_by(source, "Gather")
+    shape = made_by(gather.inputs[0] if gather else source, "Shape")
+    if shape is None or sizes(shape.inputs[0], 4) is None:
+        return False
+    if gather is not None:
+        return integers(gather.inputs[1]) == (2,) and not {"start", "end"} & set(shape.attributes)
+    return (shape.attributes.get_int("start", 0), shape.attributes.get_int("end", 4)) == (2, 3)
+
+
+def _unshaped(value: ir.Value) -> ir.Value:
+    value = origin(value)
+    while (node := made_by(value, "Squeeze", *_RESHAPING)) is not None and node.inputs[0] is not None:
+        value = origin(node.inputs[0])
+    return value

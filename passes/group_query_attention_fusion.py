@@ -1,0 +1,215 @@
+"""Attention over a cache is GroupQueryAttention: ONNX Runtime's own operator for decoders, tiled for long prompts.
+
+    k = Concat(past_k, new_k); v = Concat(past_v, new_v); y = attention(q, repeat(k), repeat(v), mask)
+ -> y, k, v = GroupQueryAttention(q, new_k, new_v, past_k, past_v, lengths, total, mask)
+
+Scores, repetition and the [heads, sequence, total] softmax are never stored. The mask goes along as attention_bias, so
+rows may be padded left or right and windows slide. Two things change, both outside of what a decoder promises:
+padded positions compute other garbage, and several rows can prefill together only on an empty cache (the CPU
+kernel's rule: "batch_size must be 1 when sequence_length > 1 and past context is given").
+
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com.microsoft.GroupQueryAttention
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from passes import attention
+from passes.attention import HEADS_FIRST, Attention, Heads
+from passes.building import Builder
+from passes.causality import is_causal
+from passes.dead_node_elimination import DeadNodeElimination
+from passes.matching import made_by, normalized_axis, origin, permutation, same, sizes
+from passes.refusal import Refusal
+
+CONTRIB = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """Concat(past, new) along the axis of tokens: what was there, and what this call adds."""
+
+    past: ir.Value
+    new: ir.Value
+    joined: ir.Value  # [batch, groups, total, size]
+
+
+class _Lengths:
+    """How long each row is: computed once for all layers whose axes have the same names."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | int | None, ...], tuple[ir.Value, ir.Value]] = {}
+
+    def of(self, key: _Cache, flat: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:
+        axes = (*(sizes(key.past, 4) or (None,)), *(sizes(key.new, 4) or (None,)))
+        names = tuple(one.value if isinstance(one, ir.SymbolicDim) else one for one in axes)
+        if None in names:
+            return _lengths(key.past, flat, build)
+        if names not in self._known:
+            self._known[names] = _lengths(key.past, flat, build)
+        return self._known[names]
+
+
+@dataclass
+class GroupQueryAttentionFusion(ir.passes.InPlacePass):
+    """Turn each attention whose keys and values grow a cache into one GroupQueryAttention."""
+
+    refusals: list[Refusal] = field(default_factory=list, init=False)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.refusals = []
+        build, lengths = Builder(model.graph), _Lengths()
+        found = [one for one in map(attention.find, model.graph) if one is not None]
+        if not any([self._try_to_fuse(one, build, lengths) for one in found]):
+            return ir.passes.PassResult(model, False)
+        model.opset_imports[CONTRIB] = 1
+        model.graph.sort()
+        DeadNodeElimination()(model)  # what the operator does itself now
+        return ir.passes.PassResult(model, True)
+
+    def _try_to_fuse(self, found: Attention, build: Builder, lengths: _Lengths) -> bool:
+        key, value = _cache(found.k), _cache(found.v)
+        reason = _objection(found, key, value)
+        if reason or key is None or value is None:
+            self.refusals.append(Refusal.of(found.node, reason))
+            return False
+        _fuse(found, key, value, build, lengths)
+        return True
+
+
+def _cache(value: ir.Value) -> _Cache | None:
+    concat = made_by(value, "Concat")
+    if concat is None or len(concat.inputs) != 2 or normalized_axis(concat.attributes["axis"].as_int(), 4) != 2:
+        return None
+    past, new = concat.inputs
+    return _Cache(origin(past), new, concat.outputs[0]) if past is not None and new is not None else None
+
+
+def _objection(found: Attention, key: _Cache | None, value: _Cache | None) -> str:
+    """Why this attention stays as it is; empty where nothing speaks against it."""
+    if key is None or value is None:
+        return "its keys and values grow no cache"
+    q, k, v = Heads.of(found.q), Heads.of(key.new), Heads.of(value.new)
+    if q is None or k is None or v is None:
+        return "its heads are not known before it runs"
+    if k != v or q.size != k.size or q.count % k.count:
+        return f"queries {q}, keys {k} and values {v} do not fit into groups of one size"
+    mask = sizes(found.mask, 4)
+    if found.mask is not None and (mask is None or 1 in mask[2:]):
+        return f"its mask '{found.mask.name}' is not known to be [batch, heads, sequence, total]"
+    return ""
+
+
+def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, known: _Lengths) -> None:
+    build.before(found.node)
+    q, k, v = (_flattened(one, build) for one in (found.q, key.new, value.new))
+    lengths, total = known.of(key, k, build)
+    y, present_key, present_value = build.node(
+        "GroupQueryAttention",
+        [q, k, v, key.past, value.past, lengths, total, None, None, None, _bias(found, build)],
+        _attributes(found, key),
+        domain=CONTRIB,
+        outputs=3,
+    )
+    for old, new in ((key.joined, present_key), (value.joined, present_value)):
+        build.hand_over(old, new)
+    _hand_over_heads(found, y, build)
+
+
+def _attributes(found: Attention, key: _Cache) -> dict[str, Any]:
+    """`causal` hides the future without reading the mask there; for a mask that may show it, the mask decides alone."""
+    heads, groups = _heads(found.q).count, _heads(key.new).count
+    hides_future = found.mask is not None and is_causal(found.mask)
+    attributes = {"num_heads": heads, "kv_num_heads": groups, "scale": found.scale, "softcap": found.softcap}
+    return attributes | ({} if hides_future else {"causal": 0})
+
+
+def _heads(value: ir.Value) -> Heads:
+    heads = Heads.of(value)
+    assert heads is not None  # held by _objection
+    return heads
+
+
+def _flattened(value: ir.Value, build: Builder) -> ir.Value:
+    """[batch, heads, sequence, size] -> [batch, sequence, heads * size], undoing what split it where that is seen."""
+    value, heads = origin(value), _heads(value)
+    rotary = made_by(value, "RotaryEmbedding")
+    if rotary is not None and Heads.of(rotary.inputs[0]) == heads:
+        inner = _flattened(_given(rotary.inputs[0]), build)
+        attributes = {**rotary.attributes, "num_heads": heads.count}
+        return build.one("RotaryEmbedding", [inner, *rotary.inputs[1:]], attributes)
+    transpose = made_by(value, "Transpose")
+    if transpose is not None and permutation(transpose) == HEADS_FIRST:
+        split = origin(_given(transpose.inputs[0]))
+    else:
+        split = build.one("Transpose", [value], {"perm": HEADS_FIRST})
+    reshape = made_by(split, "Reshape")
+    if reshape is not None and _is_merged(reshape.inputs[0], value):
+        return origin(_given(reshape.inputs[0]))
+    return build.one("Reshape", [split, build.integers([0, 0, heads.width])])
+
+
+def _given(value: ir.Value | None) -> ir.Value:
+    assert value is not None, "the standard gives these operators a first input"
+    return value
+
+
+def _lengths(past: ir.Value, new: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:
+    """seqlens_k [batch], the last position of each row, and the total length."""
+    cached = build.one("Cast", [build.one("Shape", [past], {"start": 2, "end": 3})], {"to": ir.DataType.INT32})
+    added = build.one("Cast", [build.one("Shape", [new], {"start": 1, "end": 2})], {"to": ir.DataType.INT32})
+    total = build.one("Add", [cached, added])
+    last = build.one("Sub", [total, build.integers([1], ir.DataType.INT32)])
+    lengths = build.one("Expand", [last, build.one("Shape", [new], {"start": 0, "end": 1})])
+    return lengths, build.one("Squeeze", [total])
+
+
+def _bias(found: Attention, build: Builder) -> ir.Value | None:
+    """The mask as numbers to add."""
+    mask = found.mask
+    if mask is None or mask.dtype != ir.DataType.BOOL:
+        return mask
+    dtype = found.q.dtype or ir.DataType.FLOAT
+    seen, unseen = build.number(0.0, dtype), build.number(dtype.min, dtype)
+    return build.shared("Where", [mask, seen, unseen])
+
+
+def _hand_over_heads(found: Attention, y: ir.Value, build: Builder) -> None:
+    """Readers of [batch, heads, sequence, size] get y, which is [batch, sequence, heads * size]."""
+    heads = _heads(found.q)
+    merged = _merged(found)
+    if merged is not None:
+        build.hand_over(merged, y)
+        return
+    split = build.one("Reshape", [y, build.integers([0, 0, heads.count, heads.size])])
+    build.hand_over(found.out, build.one("Transpose", [split], {"perm": HEADS_FIRST}))
+
+
+def _merged(found: Attention) -> ir.Value | None:
+    """The [batch, sequence, heads * size] that the only readers of the heads make of them."""
+    value, turned = found.out, False
+    while not value.is_graph_output() and len(readers := value.consumers()) == 1:
+        before, (node,) = value, readers
+        value = node.outputs[0]
+        if node.op_type == "Transpose" and permutation(node) == HEADS_FIRST and not turned:
+            turned = True
+        elif turned and node.op_type == "Reshape" and _is_merged(value, found.q):
+            return value
+        elif node.op_type != "Identity" and not (node.op_type == "Reshape" and _keeps_shape(before, value)):
+            return None
+    return None
+
+
+def _is_merged(value: ir.Value | None, heads: ir.Value) -> bool:
+    """Whether a value is [batch, sequence, heads * size] of [batch, heads, sequence, size]."""
+    whole, apart = sizes(value, 3), sizes(heads, 4)
+    return whole is not None and apart is not None and same(whole, (apart[0], apart[2], _heads(heads).width))
+
+
+def _keeps_shape(before: ir.Value, after: ir.Value) -> bool:
+    was, became = sizes(before, 4), sizes(after, 4)
+    return was is not None and became is not None and same(was, became)

@@ -1,0 +1,120 @@
+"""Dividing by the root of the mean square is RMSNormalization.
+
+    y = w * (x / sqrt(mean(x^2) + epsilon))        mean over the last axis
+ -> y = RMSNormalization(x, w)                     opset 23
+
+Zhang and Sennrich 2019 (arXiv 1910.07467). A graph in half precision squares in float32 between two casts; the
+operator does so by itself (stash_type 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from passes.building import Builder
+from passes.constants import constant
+from passes.dead_node_elimination import DeadNodeElimination
+from passes.matching import by_scalar, integers, made_by, origin, scalar, uncast
+from passes.refusal import Refusal
+
+FIRST_OPSET = 23
+
+
+@dataclass
+class RmsNormalizationFusion(ir.passes.InPlacePass):
+    """Turn each written-out root-mean-square norm with its weight into one RMSNormalization."""
+
+    refusals: list[Refusal] = field(default_factory=list, init=False)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.refusals = []
+        build = Builder(model.graph)
+        products = [node for node in model.graph if node.domain == "" and node.op_type == "Mul"]
+        opset = model.opset_imports.get("", 1)
+        if not any([self._try_to_fuse(node, opset, build) for node in products]):
+            return ir.passes.PassResult(model, False)
+        DeadNodeElimination()(model)
+        return ir.passes.PassResult(model, True)
+
+    def _try_to_fuse(self, node: ir.Node, opset: int, build: Builder) -> bool:
+        for at in (0, 1):
+            weight, scaled = node.inputs[at], node.inputs[1 - at]
+            norm = _norm(uncast(scaled)) if scaled is not None else None
+            if norm is None or weight is None or constant(origin(weight)) is None:
+                continue
+            x, epsilon = norm
+            reason = _objection(x, origin(weight), node.outputs[0], opset)
+            if reason:
+                self.refusals.append(Refusal.of(node, reason))
+                return False
+            build.before(node)
+            y = build.one("RMSNormalization", [x, origin(weight)], {"axis": -1, "epsilon": epsilon})
+            build.hand_over(node.outputs[0], y)
+            return True
+        return False
+
+
+def _objection(x: ir.Value, weight: ir.Value, y: ir.Value, opset: int) -> str:
+    if opset < FIRST_OPSET:
+        return f"opset {opset} has no RMSNormalization; it came with {FIRST_OPSET}"
+    if weight.shape is None or len(weight.shape) != 1:
+        return f"its weight '{weight.name}' is no vector"
+    if x.dtype is None or x.dtype != weight.dtype or (y.dtype is not None and y.dtype != x.dtype):
+        return f"input, weight and output are {x.dtype}, {weight.dtype} and {y.dtype}, and the operator has one type"
+    return ""
+
+
+def _norm(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """x and epsilon of  x * rsqrt(mean(x^2) + epsilon)  or  x / sqrt(...)."""
+    node = made_by(value, "Mul", "Div")
+    if node is None or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    orders = ((0, 1), (1, 0)) if node.op_type == "Mul" else ((0, 1),)
+    for at_x, at_root in orders:
+        x, root = node.inputs[at_x], node.inputs[at_root]
+        epsilon = _root_mean_square(root, node.op_type == "Mul", x)
+        if x is not None and epsilon is not None:
+            return uncast(x), epsilon
+    return None
+
+
+def _root_mean_square(value: ir.Value | None, inverted: bool, x: ir.Value | None) -> float | None:
+    """epsilon, where the value is (one over) the root of epsilon plus the mean square of this very x."""
+    if inverted:
+        value = _inverse_of(value)
+    root = made_by(value, "Sqrt")
+    moved = by_scalar(made_by(root.inputs[0], "Add")) if root else None
+    mean = made_by(moved[0], "ReduceMean") if moved else None
+    if moved is None or mean is None or x is None or not _over_last_axis(mean):
+        return None
+    squared = _squared(mean.inputs[0])
+    return moved[1] if squared is not None and uncast(squared) is uncast(x) else None
+
+
+def _inverse_of(value: ir.Value | None) -> ir.Value | None:
+    reciprocal = made_by(value, "Reciprocal")
+    if reciprocal is not None:
+        return reciprocal.inputs[0]
+    division = made_by(value, "Div")
+    return division.inputs[1] if division is not None and scalar(division.inputs[0]) == 1.0 else None
+
+
+def _squared(value: ir.Value | None) -> ir.Value | None:
+    power = made_by(value, "Pow")
+    if power is not None:
+        return power.inputs[0] if scalar(power.inputs[1]) == 2.0 else None
+    product = made_by(value, "Mul")
+    return product.inputs[0] if product is not None and product.inputs[0] is product.inputs[1] else None
+
+
+def _over_last_axis(mean: ir.Node) -> bool:
+    """Axes are an input since opset 18 and an attribute before."""
+    if "axes" in mean.attributes:
+        axes: tuple[int, ...] | None = tuple(mean.attributes["axes"].as_ints())
+    else:
+        axes = integers(mean.inputs[1]) if len(mean.inputs) > 1 else None
+    source = mean.inputs[0]
+    last = len(source.shape) - 1 if source is not None and source.shape is not None else -1
+    return mean.attributes.get_int("keepdims", 1) == 1 and axes in {(-1,), (last,)}

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.rms_normalization_fusion import RmsNormalizationFusion
+from tests.transformer_graphs import GRAPHS
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "rms_norm_over", "rms_norm_half_precision"])
+def test_a_norm_is_one_operator(name: str) -> None:
+    model = GRAPHS[name]()
+    assert RmsNormalizationFusion()(model).modified
+    (node,) = model.graph
+    assert node.op_type == "RMSNormalization"
+    assert node.attributes["epsilon"].as_float() == np.float32(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons"),
+    [
+        ("rms_norm_of_another", []),
+        ("rms_norm_weight_is_an_input", []),
+        ("rms_norm_opset_21", ["opset 21 has no RMSNormalization; it came with 23"]),
+    ],
+)
+def test_refusals(name: str, reasons: list[str]) -> None:
+    graph_pass = RmsNormalizationFusion()
+    assert not graph_pass(GRAPHS[name]()).modified
+    assert [refusal.reason for refusal in graph_pass.refusals] == reasons

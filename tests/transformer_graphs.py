@@ -1,0 +1,228 @@
+"""The pieces of a transformer as exporters write them, each with what keeps it from being fused as an argument.
+
+    transformer_graphs.cached_attention(mask="causal", opset=23)
+
+Shapes are inferred, as an exporter states them: [batch, heads, sequence, size] = [1 or B, 4, S, 8], 2 groups of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from tests.graphs import build, normal
+
+
+def inferred(text: str, opset: int, **weights: np.ndarray) -> ir.Model:
+    model: ir.Model = ShapeInferencePass()(build(text, opset, **weights)).model
+    return model
+
+
+# --- norms -----------------------------------------------------------------------------------------------------------
+
+
+def rms_norm(opset: int = 23, power: str = "Pow(x, two)", root: str = "times", weight: str = "w") -> ir.Model:
+    """root: times (x * 1/sqrt), over (x / sqrt). weight: w, or `given`, an input of the graph."""
+    scaled = {"times": "i = Reciprocal(r)  n = Mul(x, i)", "over": "n = Div(x, r)"}[root]
+    return inferred(
+        f"""(float[N,S,16] x, float[16] given) => (float[N,S,16] y) {{
+            p = {power}
+            m = ReduceMean(p, last)
+            e = Add(m, epsilon)
+            r = Sqrt(e)
+            {scaled}
+            y = Mul({weight}, n)
+        }}""",
+        opset,
+        w=normal(16),
+        two=np.float32(2),
+        last=np.array([-1]),
+        epsilon=np.float32(1e-5),
+    )
+
+
+def rms_norm_of_another() -> ir.Model:
+    """The root is of z and divides x."""
+    return inferred(
+        """(float[N,16] x, float[N,16] z) => (float[N,16] y) {
+            p = Mul(z, z)  m = ReduceMean(p, last)  e = Add(m, epsilon)  r = Sqrt(e)  n = Div(x, r)  y = Mul(w, n)
+        }""",
+        23,
+        w=normal(16),
+        last=np.array([-1]),
+        epsilon=np.float32(1e-5),
+    )
+
+
+def skip_norm(
+    norm: str = "RMSNormalization<axis = -1>(s, w)", skip: str = "float[N,S,16]", read: bool = True
+) -> ir.Model:
+    return inferred(
+        f"""(float[N,S,16] x, {skip} skip) => (float[N,S,16] y) {{
+            s = Add(x, skip)
+            n = {norm}
+            y = {"Add(n, s)" if read else "Neg(n)"}
+        }}""",
+        23,
+        w=normal(16),
+        b=normal(16),
+        whole=normal(3, 16),
+    )
+
+
+# --- rotary embedding ------------------------------------------------------------------------------------------------
+
+
+def rotary(
+    opset: int = 23, angles: str = "Concat<axis = -1>(f, f)", split: str = "slice", halves: str = "lo, hi"
+) -> ir.Model:
+    """`angles` of both halves; `halves` of x, as (lower, upper) are cut: swapped, it is another rotation."""
+    lower, upper = halves.split(", ")
+    cut = {
+        "slice": "lo = Slice(x, zero, half, last)  hi = Slice(x, half, end, last)",
+        "split": "lo, hi = Split<axis = -1, num_outputs = 2>(x)",
+    }[split]
+    return inferred(
+        f"""(float[B,4,S,8] x, float[B,S,4] f) => (float[B,4,S,8] y) {{
+            g = Neg(f)
+            a = {angles}
+            c = Cos(a)  c1 = Mul(c, one)  cos = Unsqueeze(c1, heads)
+            s = Sin(a)  s1 = Mul(s, one)  sin = Unsqueeze(s1, heads)
+            {cut}
+            n = Neg({upper})
+            r = Concat<axis = -1>(n, {lower})
+            p = Mul(x, cos)  q = Mul(r, sin)  y = Add(p, q)
+        }}""",
+        opset,
+        one=np.float32(1.5),
+        heads=np.array([1]),
+        zero=np.array([0]),
+        half=np.array([4]),
+        end=np.array([np.iinfo(np.int64).max]),
+        last=np.array([3]),
+    )
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+SEEN = {
+    "causal": "seen = LessOrEqual(key, query)",
+    "window": "old = Sub(query, three)  near = Greater(key, old)  past_only = LessOrEqual(key, query)  "
+    "seen = And(near, past_only)",
+    "everything": "start = Sub(query, query)  seen = GreaterOrEqual(key, start)",
+    "future": "seen = GreaterOrEqual(key, query)",
+}
+SCORES = {
+    "plain": "capped = Identity(scaled)",
+    "softcap": "low = Div(scaled, cap)  bent = Tanh(low)  capped = Mul(bent, cap)",
+}
+ATTEND = {
+    "eager": """kt = Transpose<perm = [0,1,3,2]>(keys)  scores = MatMul(q, kt)  scaled = Mul(scores, scale)
+            {scores}
+            masked = Add(capped, mask)  p = Softmax<axis = -1>(masked)  o = MatMul(p, values)""",
+    "operator": "o = Attention<scale = 0.3>(q, keys, values, seen)",
+    "operator_added": "o = Attention<scale = 0.3, softcap = 2.0>(q, keys, values, mask)",
+}
+
+
+def cached_attention(
+    form: str = "eager",
+    seen: str = "causal",
+    scores: str = "plain",
+    opset: int = 23,
+    groups: int = 2,
+    new_value: str = "Transpose<perm = [0,2,1,3]>(v4)",
+    read: str = "merged",
+) -> ir.Model:
+    """Grouped queries over a cache of any length; the mask is computed as transformers does it.
+
+    read: merged (heads joined, as every decoder does), or apart (read as [batch, heads, sequence, size]).
+    """
+    repeat = "{0}5 = Unsqueeze({1}, second)  {0}r = Expand({0}5, times)  {0} = Reshape({0}r, joined)"
+    repeated = "\n            ".join([repeat.format("keys", "present_k"), repeat.format("values", "present_v")])
+    merged = "ot = Transpose<perm = [0,2,1,3]>(o)  y = Reshape(ot, flat)"
+    return inferred(
+        f"""(float[1,S,32] x, float[1,{groups},P,8] past_k, float[1,{groups},P,8] past_v, float[1,S,{groups * 8}] kx)
+            => (float[1,S,32] y, float[1,{groups},T,8] present_k, float[1,{groups},T,8] present_v) {{
+            x4 = Reshape(x, queries)  q = Transpose<perm = [0,2,1,3]>(x4)
+            k4 = Reshape(kx, grouped)  new_k = Transpose<perm = [0,2,1,3]>(k4)
+            vx = Neg(kx)  v4 = Reshape(vx, grouped)  new_v = {new_value}
+            present_k = Concat<axis = -2>(past_k, new_k)
+            present_v = Concat<axis = -2>(past_v, new_v)
+            p_shape = Shape<start = 2, end = 3>(past_k)  past = Squeeze(p_shape)
+            s_shape = Shape<start = 1, end = 2>(x)  length = Squeeze(s_shape)
+            total = Add(past, length)
+            steps = Range(nought, length, one)  at = Add(steps, past)
+            q1 = Unsqueeze(at, outer)  query = Unsqueeze(q1, inner)
+            all = Range(nought, total, one)  key = Unsqueeze(all, leading)
+            {SEEN[seen]}
+            mask = Where(seen, open, closed)
+            {repeated}
+            {ATTEND[form].format(scores=SCORES[scores])}
+            {merged if read == "merged" else "oo = Neg(o)  y = Reshape(oo, flat)"}
+        }}""",
+        opset,
+        queries=np.array([0, 0, 4, 8]),
+        grouped=np.array([0, 0, groups, 8]),
+        second=np.array([2]),
+        times=np.array([1, groups, 4 // groups, 1, 8]),
+        joined=np.array([0, 4, -1, 8]),
+        flat=np.array([0, -1, 32]) if read == "merged" else np.array([1, -1, 32]),
+        nought=np.int64(0),
+        one=np.int64(1),
+        three=np.int64(3),
+        outer=np.array([0, 1]),
+        inner=np.array([3]),
+        leading=np.array([0, 1, 2]),
+        open=np.float32(0),
+        closed=np.finfo(np.float32).min,
+        scale=np.float32(0.3),
+        cap=np.float32(2),
+    )
+
+
+def half_precision_norm() -> ir.Model:
+    """float16 around, float32 inside: the cast stands before the weight."""
+    return inferred(
+        """(float16[N,16] x) => (float16[N,16] y) {
+            x32 = Cast<to = 1>(x)  p = Mul(x32, x32)  m = ReduceMean(p, last)  e = Add(m, epsilon)  r = Sqrt(e)
+            n32 = Div(x32, r)  n = Cast<to = 10>(n32)  y = Mul(w, n)
+        }""",
+        23,
+        w=normal(16).astype(np.float16),
+        last=np.array([-1]),
+        epsilon=np.float32(1e-5),
+    )
+
+
+GRAPHS: dict[str, Callable[[], ir.Model]] = {
+    "attention_eager": cached_attention,
+    "attention_eager_opset_21": partial(cached_attention, opset=21),
+    "attention_eager_softcap": partial(cached_attention, scores="softcap"),
+    "attention_eager_window": partial(cached_attention, seen="window"),
+    "attention_eager_sees_everything": partial(cached_attention, seen="everything"),
+    "attention_eager_sees_the_future": partial(cached_attention, seen="future"),
+    "attention_heads_of_their_own": partial(cached_attention, groups=4),
+    "attention_operator": partial(cached_attention, form="operator"),
+    "attention_operator_added": partial(cached_attention, form="operator_added"),
+    "attention_read_apart": partial(cached_attention, read="apart"),
+    "rms_norm": rms_norm,
+    "rms_norm_half_precision": half_precision_norm,
+    "rms_norm_of_another": rms_norm_of_another,
+    "rms_norm_opset_21": partial(rms_norm, opset=21),
+    "rms_norm_over": partial(rms_norm, root="over", power="Mul(x, x)"),
+    "rms_norm_weight_is_an_input": partial(rms_norm, weight="given"),
+    "rotary": rotary,
+    "rotary_of_different_angles": partial(rotary, angles="Concat<axis = -1>(f, g)"),
+    "rotary_opset_21": partial(rotary, opset=21),
+    "rotary_split": partial(rotary, split="split"),
+    "rotary_swapped": partial(rotary, halves="hi, lo"),
+    "skip_layer_norm": partial(skip_norm, norm="LayerNormalization<axis = -1>(s, w, b)"),
+    "skip_norm": skip_norm,
+    "skip_norm_broadcasts": partial(skip_norm, skip="float[16]"),
+    "skip_norm_is_unread": partial(skip_norm, read=False),
+}
