@@ -126,6 +126,7 @@ def quantize(
     calibration: Annotated[
         str, typer.Option("--calibration", help="A text file, a dataset id, or builtin.")
     ] = "builtin",
+    target: For = "generic",
     set_: Set = [],  # noqa: B006
     strict: Strict = False,
     json_: Json = False,
@@ -134,7 +135,8 @@ def quantize(
     from compressor import pipeline, sources
     from compressor.artifact import Shelf
 
-    data = {"model": str(input_), "quantize": {method: {}}, "calibration": {"source": calibration}}
+    text = {"source": calibration}
+    data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
     recipe = _build(data, set_)
     given = sources.open_input(input_)
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), _progress())

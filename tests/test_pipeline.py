@@ -181,8 +181,11 @@ def test_a_solver_that_looks_at_data_depends_on_the_file_and_rounding_does_not(s
 def test_single_commands_make_the_same_bytes_as_a_run(first: FirstRun, tmp_path: Path, compress: Compress) -> None:
     exported, optimized, packaged = (tmp_path / name for name in ("exported", "optimized", "packaged"))
     assert compress("export", "builtin:tiny-lm", "-o", exported).code == 0
-    assert compress("optimize", exported, "-o", optimized).code == 0
-    assert compress("quantize", optimized, "-o", packaged, option("quantize"), option("calibration")).code == 0
+    assert compress("optimize", exported, "-o", optimized, "--for", "cpu").code == 0
+    assert (
+        compress("quantize", optimized, "-o", packaged, "--for", "cpu", option("quantize"), option("calibration")).code
+        == 0
+    )
     (quantized,) = Run(first.run.file, packaged).stages.iterdir()
     made = (exported, optimized, quantized, packaged)
     for name, folder in zip(pipeline.STAGES, made, strict=True):
