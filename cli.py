@@ -126,7 +126,7 @@ def quantize(
     calibration: Annotated[
         str, typer.Option("--calibration", help="A text file, a dataset id, or builtin.")
     ] = "builtin",
-    target: For = "generic",
+    target: For = "cpu",
     set_: Set = [],  # noqa: B006
     strict: Strict = False,
     json_: Json = False,

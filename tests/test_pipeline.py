@@ -182,10 +182,7 @@ def test_single_commands_make_the_same_bytes_as_a_run(first: FirstRun, tmp_path:
     exported, optimized, packaged = (tmp_path / name for name in ("exported", "optimized", "packaged"))
     assert compress("export", "builtin:tiny-lm", "-o", exported).code == 0
     assert compress("optimize", exported, "-o", optimized, "--for", "cpu").code == 0
-    assert (
-        compress("quantize", optimized, "-o", packaged, "--for", "cpu", option("quantize"), option("calibration")).code
-        == 0
-    )
+    assert compress("quantize", optimized, "-o", packaged, option("quantize"), option("calibration")).code == 0
     (quantized,) = Run(first.run.file, packaged).stages.iterdir()
     made = (exported, optimized, quantized, packaged)
     for name, folder in zip(pipeline.STAGES, made, strict=True):
