@@ -87,16 +87,29 @@ def run(
 def export(
     model: Annotated[str, typer.Argument(help="Hugging Face id, local folder, or builtin:tiny-lm.")],
     output: Output,
+    task: Annotated[str | None, typer.Option("--task", help="What the model is for, where it does not say.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, float16 or bfloat16.")] = None,
+    opset: Annotated[int | None, typer.Option("--opset", help="ONNX operator set, 21 to 23.")] = None,
+    static: Annotated[str, typer.Option("--static", help="Fix free axes: batch_size=1,sequence_length=128")] = "",
+    remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that the model's repository brings.")
+    ] = False,
     set_: Set = [],  # noqa: B006
+    strict: Strict = False,
     json_: Json = False,
 ) -> None:
-    """Export a decoder to one ONNX graph for prefill and decode."""
+    """Export a model to one ONNX graph, or the fewest, and hold it to what torch says."""
     from compressor import pipeline, sources
     from compressor.artifact import Shelf
 
-    recipe = _build({"model": model}, set_)
+    chosen = {"task": task, "dtype": dtype, "opset": opset, "trust_remote_code": remote_code or None}
+    fixed = [f"export.static.{part.strip()}" for part in static.split(",") if part.strip()]
+    data = {"model": model, "export": {name: value for name, value in chosen.items() if value is not None}}
+    recipe = _build(data, [*fixed, *set_])
+    pipeline.refuse_remote_code(recipe, strict=strict)
     made = pipeline.export(sources.find(recipe.model), recipe, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
+    _fail_on_fallbacks(made, strict=strict)
 
 
 @app.command()
@@ -365,14 +378,15 @@ def _show_artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = 
     if as_json:
         _emit({"artifact": str(made.directory), "key": made.key, "facts": made.facts, "reused": made.reused} | report)
         return
-    for title in ("passes", "layers"):
+    for title in ("proof", "passes", "layers"):
         if report.get(title):
             _table(title, [_brief(row) for row in report[title]])
     print(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
 
 
-BRIEF = ("layer", "name", "nodes_before", "nodes_after", "seconds", "worst_difference", "bits_per_weight", "error",
-         "rounding_error", "weight_error", "rolled_back", "fallback", "flags")  # fmt: skip
+BRIEF = ("case", "output", "difference", "largest_expected", "layer", "name", "nodes_before", "nodes_after", "seconds",
+         "worst_difference", "bits_per_weight", "error", "rounding_error", "weight_error", "rolled_back", "fallback",
+         "flags")  # fmt: skip
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,17 @@ class Artifact:
     reused: bool = False  # found, not made, by the command that holds it
 
     @property
+    def models(self) -> list[Path]:
+        """Its graphs: one, or the few that a task needs, such as an encoder and a decoder."""
+        return [self.directory / name for name in self.facts.get("models", [self.model_name])]
+
+    @property
     def model(self) -> Path:
-        return self.directory / self.model_name
+        """Its one graph. Raises: RequestError when it has several, for the stages that work on one."""
+        if len(self.models) > 1:
+            names = " or ".join(path.name for path in self.models)
+            raise RequestError(f"{self.directory}: holds several graphs and this works on one; name {names} in it")
+        return self.models[0]
 
     @property
     def facts(self) -> Mapping[str, Any]:

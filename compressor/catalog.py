@@ -90,6 +90,12 @@ FORMATS = {
 # The format of a target whose recipe names none.
 FORMAT_OF = {"generic": "qdq", "cpu": "matmulnbits", "cuda": "matmulnbits", "tensorrt": "qdq"}
 
+# Kind of source, or the exporter that its task names.
+EXPORTERS = {
+    "causal-lm": "compressor.export.text_generation:prepare",
+    "encoder": "compressor.export.encoder:prepare",
+}
+
 MODELS = {
     "builtin:tiny-lm": "compressor.builtin:TINY_LM",
 }

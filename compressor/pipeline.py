@@ -37,6 +37,7 @@ Rows = list[dict[str, Any]]
 
 def run(recipe: Recipe, output: Path, *, strict: bool = False, track: Track = identity) -> tuple[Artifact, Report]:
     """Everything a recipe promises, delivered at `output` with its report; intermediate stages lie beside it."""
+    refuse_remote_code(recipe, strict=strict)
     source = sources.find(recipe.model)
     artifact.claim(output.absolute())
     stages = stages_beside(output)
@@ -52,23 +53,31 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, track: Track = id
 
 
 def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
-    """A model's folder -> one ONNX graph for prefill and decode, with its configuration and tokenizer."""
+    """A model -> one ONNX graph or the fewest, compared with torch, with its configuration and tokenizer."""
     key, options = _export_key(source.sha256, recipe)
     if done := shelf.find("export", key):
         return done
-    from compressor.export import causal_lm
+    from compressor.export import exporters, static
     from compressor.package import genai
 
+    wanted = recipe.export
+    task, exported = exporters.prepare(source, wanted)
     with _drafted(shelf, "export", key, options, source.provenance) as draft:
-        for _ in track(range(1), "export"):
-            loaded = causal_lm.load(source.folder, recipe.export.opset)
-            model = causal_lm.export(loaded, recipe.export.opset)
-        save_model(model, draft.folder / MODEL)
-        draft.measured["proof"] = [dataclasses.asdict(one) for one in causal_lm.prove(loaded, draft.folder / MODEL)]
+        models, longest = list(exported.graphs), sources.context(source.folder)
+        nodes, axes = 0, set[str]()
+        for name, make in track(exported.graphs.items(), "export"):
+            model = make()
+            save_model(model, draft.folder / name)
+            nodes, axes = nodes + _count_nodes(model), axes | set(static.axes(model))
+            if sizes := Decoder.of(model):
+                genai.write(draft.folder, sources.config(source.folder), sizes)
         sources.carry(source.folder, draft.folder)
-        if sizes := Decoder.of(model):
-            genai.write(draft.folder, sources.config(draft.folder), sizes)
-        draft.facts["nodes"] = _count_nodes(model)
+        static.refuse_unknown(wanted.static, axes)
+        proven = exported.prove(draft.folder)
+        profiles = {name: static.fix(draft.folder / name, wanted.static, longest) for name in models}
+        draft.facts |= {"task": task, "models": models, "nodes": nodes, "profiles": profiles}
+        draft.facts |= {"fallbacks": [], **exported.facts}
+        draft.measured["proof"] = [dataclasses.asdict(one) for one in proven]
     return artifact.open_artifact(shelf.place("export", key))
 
 
@@ -80,18 +89,22 @@ def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = id
     import passes
 
     with _drafted(shelf, "optimize", key, options, {"key": exported.key}) as draft:
-        model = load_model(exported.model)
-        chosen = [catalog.resolve(catalog.PASSES[name].where)() for name in recipe.passes]
-        inputs = probe.find(model)
-        model, outcomes = passes.run_passes(model, chosen, inputs, track)
-        save_model(model, draft.folder / MODEL)
+        names = [path.name for path in exported.models] if len(exported.models) > 1 else [MODEL]
+        draft.facts |= {"models": names, "nodes": 0, "fallbacks": []}
+        draft.measured["passes"] = []
+        for path, name in zip(exported.models, names, strict=True):
+            model = load_model(path)
+            chosen = [catalog.resolve(catalog.PASSES[name].where)() for name in recipe.passes]
+            inputs = probe.find(model)
+            model, outcomes = passes.run_passes(model, chosen, inputs, track)
+            save_model(model, draft.folder / name)
+            draft.facts["nodes"] += _count_nodes(model)
+            draft.facts["fallbacks"] += [
+                *([] if inputs else ["passes: outputs not compared, for the graph runs on no input we can make up"]),
+                *(f"pass {one.name} rolled back: {one.rolled_back}" for one in outcomes if one.rolled_back),
+            ]
+            draft.measured["passes"] += [_pass_row(dataclasses.asdict(one)) for one in outcomes]
         sources.carry(exported.directory, draft.folder)
-        draft.facts["nodes"] = _count_nodes(model)
-        draft.facts["fallbacks"] = [
-            *([] if inputs else ["passes: outputs not compared, for the graph runs on no input we can make up"]),
-            *(f"pass {one.name} rolled back: {one.rolled_back}" for one in outcomes if one.rolled_back),
-        ]
-        draft.measured["passes"] = [_pass_row(dataclasses.asdict(one)) for one in outcomes]
     return artifact.open_artifact(shelf.place("optimize", key))
 
 
@@ -219,6 +232,12 @@ def deliver(
         draft.facts = {"left_alone": quantized.facts["left_alone"], **packaged.facts}
         write_report(draft.folder, report, strict=strict)
     return artifact.open_artifact(output)
+
+
+def refuse_remote_code(recipe: Recipe, *, strict: bool) -> None:
+    """Code that nobody here has read may run only where somebody asked for it and nobody asked to be strict."""
+    if strict and recipe.export.trust_remote_code:
+        raise RequestError("export.trust_remote_code: not with --strict; drop one of the two")
 
 
 def write_report(folder: Path, report: Report, *, strict: bool) -> None:

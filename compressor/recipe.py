@@ -19,11 +19,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from compressor import catalog, formats
 from compressor.errors import RecipeError, RequestError
+from compressor.export import tasks
 
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3, 2]
 GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # ONNX Runtime's MatMulNBits: powers of two from 16; 512 returned zeros
 Scheme = Literal["absmax", "zero_point"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 Target = Literal["generic", "cpu", "cuda", "tensorrt"]
 Format = Literal["matmulnbits", "qdq"]
 
@@ -37,6 +39,15 @@ def _known_pass(name: str) -> str:
 PassName = Annotated[str, AfterValidator(_known_pass)]
 
 
+def _known_task(name: str) -> str:
+    if name not in tasks.NAMES:
+        raise ValueError(f"no task {name!r}. {_suggestion(name, tasks.NAMES)}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, and no key but its own."""
 
@@ -44,9 +55,13 @@ class Section(BaseModel):
 
 
 class Export(Section):
-    """A model to one ONNX graph that serves prefill and decode."""
+    """A model to one ONNX graph, or the fewest."""
 
+    task: TaskName | None = Field(None, description="what the model is for; none: what its configuration says")
     opset: int = Field(21, ge=21, le=23, description="ONNX operator set; 21 is the first with blocked int4")
+    dtype: Dtype = Field("float32", description="of weights, inputs and outputs that are not whole numbers")
+    static: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description="free axis -> its size, e.g. batch_size: 1")
+    trust_remote_code: bool = Field(False, description="run the code that a repository brings; never with --strict")
 
 
 class Optimize(Section):

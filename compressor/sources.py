@@ -85,15 +85,20 @@ def open_input(path: Path) -> Artifact:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """The model's configuration, the text part of it where it has several; empty when there is none."""
+    """The model's configuration, that of its text part where it has several; empty when there is none."""
+    whole = whole_config(folder)
+    return {**whole, **whole.get("text_config", {})}
+
+
+def whole_config(folder: Path) -> dict[str, Any]:
+    """`config.json` as it stands; empty when there is none."""
     path = folder / CONFIG
     if not path.is_file():
         return {}
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise RequestError(f"{path}: not JSON: {error}") from None
-    return dict(whole | whole.get("text_config", {}))
 
 
 def context(folder: Path) -> int | None:

@@ -78,7 +78,7 @@ def test_the_graph_side_of_quantization_sees_no_solver() -> None:
         ("compressor.pipeline", {"cli"}),
         ("passes", {"compressor.pipeline"}),
         ("compressor.quantize.solve", {"compressor.pipeline"}),
-        ("compressor.export.causal_lm", {"compressor.pipeline"}),
+        ("compressor.export.causal_lm", {"compressor.export.text_generation"}),
         ("compressor.package.matmulnbits", set()),  # named by the catalog alone
         ("compressor.package.qdq", set()),
     ],

@@ -1,0 +1,62 @@
+"""Anything with one forward call - text, image, sound, or text and image - becomes one graph.
+
+    BertForMaskedLM(input_ids, attention_mask, token_type_ids)  ->  logits [batch_size, sequence_length, 99]
+
+Optional outputs are there when the checkpoint has what they need.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor import sources
+from compressor.artifact import MODEL
+from compressor.export import checkpoint, inputs, tasks
+from compressor.export.exporters import Exported, of_calls
+from compressor.export.tasks import Task
+from compressor.export.tracing import Call, quiet
+from compressor.recipe import Export
+from compressor.sources import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def prepare(source: Source, task: Task, options: Export) -> Exported:
+    """A checkpoint and its task -> one graph."""
+    loaded = checkpoint.load(source.folder, task, options)
+    remedy = tasks.choices(sources.whole_config(source.folder))
+    return of_calls({MODEL: replace(call(loaded.model, task, loaded.lacking), remedy=remedy)}, options)
+
+
+def call(model: PreTrainedModel, task: Task, lacking: frozenset[str] = frozenset()) -> Call:
+    """The forward call of a task. Outputs that a checkpoint may do without are there when it lacks nothing."""
+    found = inputs.find(model, task.inputs)
+    traced = inputs.sizes(found, {"traced": inputs.TRACED})["traced"]
+    outputs = task.outputs
+    if task.optional and not lacking:
+        with torch.no_grad(), quiet():
+            given = model(**{name: one.sample(traced) for name, one in found.items()})
+        outputs += tuple(name for name in task.optional if given.get(name) is not None)
+    flat = _Flat(model, tuple(found), outputs)
+    return Call(type(model).__name__, flat, found, outputs, traced, inputs.sizes(found, inputs.CHECKED), lacking)
+
+
+class _Flat(nn.Module):
+    """A model of transformers whose inputs and outputs are plain lists of tensors."""
+
+    def __init__(self, model: PreTrainedModel, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.wrapped, self.training = model, model.training
+        self.inputs, self.outputs = inputs, outputs
+        remembers = "use_cache" in inspect.signature(model.forward).parameters
+        self.options = {"use_cache": False} if remembers else {}
+
+    def forward(self, *tensors: Tensor) -> list[Tensor]:
+        result: Any = self.wrapped(**dict(zip(self.inputs, tensors, strict=True)), **self.options)
+        return [result[name] for name in self.outputs]
