@@ -157,6 +157,7 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
         sources.carry(optimized.directory, draft.folder)
         if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
             genai.write(draft.folder, config, sizes)
+            draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
         stored = f"{recipe.format}, {method.bits}-bit codes in {form.cells[method.bits]}-bit cells"
         draft.facts |= {"nodes": _count_nodes(model), "method": _method(recipe.quantize), "stored": stored}
         draft.facts["weight_bytes"] = packed
@@ -168,7 +169,8 @@ def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Trac
     perplexity = recipe.validate_.perplexity
     if perplexity is None or perplexity.below_rounding is None or recipe.quantize.gptq is None:
         return None
-    plain = recipe.model_copy(update={"quantize": recipe.quantize.rounded()})
+    alone = recipe.package.model_copy(update={"paged": False})
+    plain = recipe.model_copy(update={"quantize": recipe.quantize.rounded(), "package": alone})
     return package(optimized, quantize(optimized, plain, shelf, track), plain, shelf)
 
 
@@ -182,7 +184,7 @@ def validate(
     track: Track = identity,
 ) -> Report:
     """Measure the candidate against the unquantized reference and put each number under its limit."""
-    from compressor.validate import agreement, layers, perplexity, size, speed, structure
+    from compressor.validate import agreement, layers, paged, perplexity, size, speed, structure
     from compressor.validate.subject import Subject
 
     begin = time.perf_counter()
@@ -198,6 +200,7 @@ def validate(
         if windows is not None and limits.perplexity:
             plain = Subject(rounded.model) if rounded else None
             found += perplexity.measure(ours, theirs, windows, limits.perplexity, rounded=plain, track=track)
+        found += paged.measure(ours, limits.paged)
         found += size.measure(ours, theirs, limits.size)
         if limits.speed and ours.decoder:
             found += speed.measure(ours, theirs, limits.speed)
@@ -302,7 +305,7 @@ def _quantize_key(optimized: str, recipe: Recipe) -> Keyed:
 
 
 def _package_key(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
-    options = recipe.package.model_dump(mode="json") | {"format": recipe.format}
+    options = recipe.package.model_dump(mode="json") | {"format": recipe.format, "target": recipe.target}
     return artifact.key("package", optimized, quantized, options), options
 
 
@@ -315,6 +318,19 @@ def _drafted(
     with shelf.draft(stage, key, options, source) as draft:
         yield draft
         draft.measured["seconds"] = time.perf_counter() - begin
+
+
+def _paged_twin(folder: Path, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """The paged graph beside the contiguous one; where an attention cannot be paged, the reason."""
+    from compressor.package import paged
+
+    if not recipe.package.paged or recipe.target == "tensorrt":
+        return []
+    try:
+        paged.write(folder, config, "cuda" if recipe.target == "cuda" else "cpu")
+    except RequestError as error:
+        return [str(error)]
+    return []
 
 
 def _calibration_windows(optimized: Artifact, model: ir.Model, recipe: Recipe) -> Windows:

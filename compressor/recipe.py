@@ -141,6 +141,7 @@ class Package(Section):
     accuracy_level: Literal[0, 1, 4] = Field(
         1, description="MatMulNBits activations: 1 float32, 4 int8 (faster, not exact), 0 the provider's choice"
     )
+    paged: bool = Field(True, description="a decoder's paged twin too, which `compress serve` runs; shares the weights")
 
 
 class Agreement(Section):
@@ -169,6 +170,12 @@ class Perplexity(Section):
     )
 
 
+class Paged(Section):
+    """Logits of the paged twin against the contiguous graph's: ragged requests, chunks, scattered blocks."""
+
+    max_difference: float | None = Field(0.01, gt=0, description="of a logit, in parts of the largest one")
+
+
 class Size(Section):
     """Bytes on disk, weights and graph."""
 
@@ -195,6 +202,7 @@ class Validate(Section):
 
     agreement: Agreement = Agreement()
     perplexity: Perplexity | None = Perplexity()
+    paged: Paged = Paged()
     size: Size = Size()
     speed: Speed | None = Speed()
     layers: Layers = Layers()

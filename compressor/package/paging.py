@@ -1,0 +1,151 @@
+"""Attention over a pool of blocks, for the packed tokens of many requests.
+
+    pool [num_blocks, block_size, heads, size]   a request's block table names its blocks in order, so position p of it
+                                                 lies in block table[p // block_size], slot p % block_size
+
+PagedAttention, Kwon et al. 2023 (arXiv 2309.06180). On a CPU from standard operators: ScatterND writes this call's keys
+and values into the pool, in place when an engine binds one buffer to input and output; Gather brings the pages of each
+request side by side; Attention takes a mask for each row, since requests differ in length. On CUDA the three are
+com.microsoft.PagedAttention, which computes in half precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from compressor.package.attention import ALL_TOKENS, CONTRIB, Attention
+from compressor.package.scribe import Scribe
+
+LAST = 2**63 - 1  # the end of a slice that has none
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an engine hands to each call, beside tokens and pool: which rows there are, and where their blocks lie."""
+
+    table: ir.Value  # int32 [batch, blocks], -1 where a request has fewer
+    cumulative: ir.Value  # int32 [batch + 1] where each request's tokens begin
+    past: ir.Value  # int32 [batch] tokens that are in the pool already
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a call computes once for all layers. `longest`: most tokens that one request brings."""
+
+    position: ir.Value  # [tokens] of each token in its request
+    place: ir.Value  # [tokens, 2] block and slot where each token's key and value go
+    last: ir.Value  # [batch] index of each request's last token
+    spread: ir.Value  # [batch, longest] index of each request's tokens; the row is filled up with any
+    packed: ir.Value  # [tokens] the inverse: index of each token among batch * longest
+    pages: ir.Value  # [batch, used blocks]
+    query_position: ir.Value  # [batch, 1, longest, 1]
+    key_position: ir.Value  # [1, 1, 1, used blocks * block_size]
+
+
+def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
+    """Compute a step's indices from lengths and block table."""
+    table, cumulative, past = (
+        op("Cast", value, to=ir.DataType.INT64) for value in (given.table, given.cumulative, given.past)
+    )
+    starts, ends = op("Slice", cumulative, [0], [-1]), op("Slice", cumulative, [1], [LAST])
+    count = op("Squeeze", op("Shape", ids))
+    token = op("Range", 0, count, 1)
+    passed = op("GreaterOrEqual", op("Unsqueeze", token, [1]), op("Unsqueeze", ends, [0]))
+    row = op("ReduceSum", op("Cast", passed, to=ir.DataType.INT64), [1], keepdims=0)
+    offset = op("Sub", token, op("Gather", starts, row))
+    position = op("Add", op("Gather", past, row), offset)
+
+    block_size = op("Squeeze", op("Shape", pool, start=1, end=2))
+    nth_block = op("Div", position, block_size)
+    block = op("GatherND", table, _columns(op, row, nth_block))
+
+    lengths = op("Sub", ends, starts)
+    longest = op("ReduceMax", lengths, keepdims=0)
+    column = op("Range", 0, longest, 1)
+    spread = op("Add", op("Unsqueeze", starts, [1]), column)
+    most_keys = op("ReduceMax", op("Add", past, lengths), keepdims=0)
+    blocks = op("Div", op("Add", most_keys, op("Sub", block_size, 1)), block_size)
+    used = op("Slice", table, [0], op("Unsqueeze", blocks, [0]), [1])
+    return Step(
+        position=position,
+        place=_columns(op, block, op("Mod", position, block_size)),
+        last=op("Sub", ends, 1),
+        spread=op("Min", spread, op("Sub", count, 1)),
+        packed=op("Add", op("Mul", row, longest), offset),
+        pages=op("Max", used, 0),
+        query_position=op("Unsqueeze", op("Add", op("Unsqueeze", past, [1]), column), [1, 3]),
+        key_position=op("Unsqueeze", op("Range", 0, op("Mul", blocks, block_size), 1), [0, 1, 2]),
+    )
+
+
+def visible(op: Scribe, step: Step, window: int) -> ir.Value:
+    """[batch, 1, longest, keys] true where a query may look."""
+    seen = op("LessOrEqual", step.key_position, step.query_position)
+    if window == ALL_TOKENS:
+        return seen
+    return op("And", seen, op("Greater", step.key_position, op("Sub", step.query_position, window)))
+
+
+Paged = tuple[ir.Value, list[ir.Value]]  # what the tokens attended to [tokens, heads * size], and the two pools written
+
+
+def attend_on_cpu(
+    op: Scribe, layer: Attention, rows: list[ir.Value], pools: list[ir.Value], step: Step, mask: ir.Value
+) -> Paged:
+    """rows: query, key, value [tokens, heads * size]."""
+    query, *new = rows
+    written, pages = [], []
+    for pool, one in zip(pools, new, strict=True):
+        heads, size = sizes(pool)
+        written.append(op("ScatterND", pool, step.place, op("Reshape", one, [-1, heads, size])))
+        pages.append(op("Reshape", op("Gather", written[-1], step.pages), [0, -1, heads * size]))
+    attended = op(
+        "Attention",
+        op("Gather", query, step.spread),
+        *pages,
+        mask,
+        q_num_heads=layer.heads,
+        kv_num_heads=sizes(pools[0])[0],
+        scale=layer.scale,
+        softcap=layer.softcap,
+    )
+    return op("Gather", op("Reshape", attended, [-1, layer.heads * sizes(pools[1])[1]]), step.packed), written
+
+
+def attend_on_cuda(
+    op: Scribe, layer: Attention, rows: list[ir.Value], pools: list[ir.Value], given: Given, dtype: ir.DataType
+) -> Paged:
+    """rows as above, of the graph's dtype; the pools are half precision already."""
+    node = op.node(
+        "PagedAttention",
+        *(op("Cast", value, to=ir.DataType.FLOAT16) if dtype == ir.DataType.FLOAT else value for value in rows),
+        *pools,
+        given.cumulative,
+        given.past,
+        given.table,
+        domain=CONTRIB,
+        outputs=3,
+        num_heads=layer.heads,
+        kv_num_heads=sizes(pools[0])[0],
+        scale=layer.scale,
+        softcap=layer.softcap,
+        local_window_size=layer.window or -1,
+    )
+    output, *written = node.outputs
+    return op("Cast", output, to=dtype) if dtype == ir.DataType.FLOAT else output, written
+
+
+def sizes(pool: ir.Value) -> tuple[int, int]:
+    """Heads and head size of a pool."""
+    assert pool.shape is not None
+    heads, size = pool.shape[2], pool.shape[3]
+    assert isinstance(heads, int)  # held by Decoder.of
+    assert isinstance(size, int)
+    return heads, size
+
+
+def _columns(op: Scribe, *values: ir.Value) -> ir.Value:
+    """Vectors side by side: [tokens, number of them]."""
+    return op("Concat", *(op("Unsqueeze", value, [1]) for value in values), axis=1)

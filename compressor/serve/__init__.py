@@ -1,0 +1,1 @@
+"""Many requests on one artifact: backends that batch continuously, a thread that owns one, and HTTP over it."""
