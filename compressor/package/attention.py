@@ -24,7 +24,7 @@ CONTRIB = "com.microsoft"
 LAYOUT = {"Identity", "Slice", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Transpose", "Cast", "Flatten"}
 HARMLESS = {"Identity", "Cast", "Dropout"}
 ALL_TOKENS = 0
-LAST_PLAIN_INPUT = 9  # of GroupQueryAttention: position_ids; bias, sinks and norms come after
+BIAS = 10  # inputs of GroupQueryAttention: the mask; sinks and norms come after
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def _of_layer(model: ir.Model, layer: int, sizes: decoder.Decoder) -> Attention:
 
 def _group_query(layer: int, node: ir.Node, sizes: decoder.Decoder) -> Attention:
     """com.microsoft.GroupQueryAttention: the semantics are its attributes."""
-    unusual = [index for index, given in enumerate(node.inputs) if given is not None and index > LAST_PLAIN_INPUT]
+    unusual = [index for index, given in enumerate(node.inputs) if given is not None and index > BIAS]
     if unusual or node.inputs[1] is None:
-        raise _refusal(layer, f"GroupQueryAttention with packed heads, bias, sinks or norms (inputs {unusual})")
+        raise _refusal(layer, f"GroupQueryAttention with packed heads, sinks or norms (inputs {unusual})")
     query, key, value = (_given(node, index) for index in range(3))
     rotary = None
     if _integer(node, "do_rotary", 0):
@@ -106,6 +106,7 @@ def _group_query(layer: int, node: ir.Node, sizes: decoder.Decoder) -> Attention
         heads=_integer(node, "num_heads", 0),
         scale=_number(node, "scale", 0.0) or sizes.head_size**-0.5,
         softcap=_number(node, "softcap", 0.0),
+        mask=node.inputs[BIAS] if len(node.inputs) > BIAS else None,
         window=max(_integer(node, "local_window_size", -1), ALL_TOKENS),
         rotary=rotary,
     )

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor import decoder
+import passes
+from compressor import catalog, decoder
 from compressor.decoder import Decoder
 from compressor.errors import RequestError
 from compressor.package import attention, paged, window
@@ -26,10 +27,22 @@ CONTEXT = 128
 ROUNDING = 1e-4
 
 
-@pytest.fixture(params=ARCHITECTURES)
-def twin(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) -> tuple[Exported, ir.Model]:
-    made = exported(request.param)
-    return made, paged.convert(made.graph(), CONTEXT)
+def fused(graph: ir.Model) -> ir.Model:
+    """As a recipe for the CPU optimizes it: attention is GroupQueryAttention."""
+    chosen = [catalog.resolve(catalog.PASSES[name].where)() for name in catalog.passes_for("cpu")]
+    return passes.run_passes(graph, chosen, ())[0]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def made(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) -> Exported:
+    return exported(request.param)
+
+
+@pytest.fixture(scope="module", params=["exported", "fused"])
+def twin(request: pytest.FixtureRequest, made: Exported) -> tuple[Exported, ir.Model]:
+    """A model, and the twin of its graph as it was exported and as it is optimized for the CPU."""
+    graph = made.graph()
+    return made, paged.convert(fused(graph) if request.param == "fused" else graph, CONTEXT)
 
 
 def test_ragged_requests_in_chunks_are_as_each_alone(twin: tuple[Exported, ir.Model]) -> None:
