@@ -6,6 +6,8 @@ Two settings exist: `exact` runs the graph as written (the numeric reference), `
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,13 +23,21 @@ CPU = "CPUExecutionProvider"
 
 
 def open_session(
-    model: Path | ir.Model, mode: Mode, *, provider: str = CPU, spinning: bool = True, lean: bool = False
+    model: Path | ir.Model,
+    mode: Mode,
+    *,
+    provider: str = CPU,
+    spinning: bool = True,
+    lean: bool = False,
+    tiled: bool = True,
 ) -> ort.InferenceSession:
     """A session on one provider.
 
     A model in memory may hold tensors that lie in a file: they stay there and are mapped. `spinning=False` lets idle
     threads sleep, for work that alternates between ONNX Runtime and torch. `lean=True` keeps no copy of a weight and
-    no memory between calls: slower, for models that hardly fit.
+    no memory between calls: slower, for models that hardly fit. `tiled=False` stores the scores of
+    GroupQueryAttention instead of going over them in tiles: faster for short rows, and [heads, tokens, tokens] of
+    memory.
 
     Raises: RequestError when ONNX Runtime refuses the graph; MachineError when the provider is missing.
     """
@@ -47,11 +57,13 @@ def open_session(
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     try:
         if isinstance(model, Path):
-            return ort.InferenceSession(str(model), options, providers=[provider])
-        content, folder = _serialise(model)
-        if folder is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        return ort.InferenceSession(content, options, providers=[provider])
+            content: str | bytes = str(model)
+        else:
+            content, folder = _serialise(model)
+            if folder is not None:
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        with _environment({} if tiled else {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1"}):
+            return ort.InferenceSession(content, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         name = model if isinstance(model, Path) else model.graph.name or "graph"
         raise RequestError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from error
@@ -113,6 +125,21 @@ def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
     size = target.stat().st_size
     if (tensor.offset or 0) + (tensor.length or tensor.nbytes) > size:
         raise RequestError(f"{path}: its data file {location} is too short for tensor '{tensor.name}'; copy it again")
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """What ONNX Runtime reads only while a session is made, and leaves as it was."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _serialise(model: ir.Model) -> tuple[bytes, Path | None]:
