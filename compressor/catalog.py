@@ -66,6 +66,8 @@ class Format(NamedTuple):
     cells: Mapping[int, int]  # bits of a code -> bits it is stored in
     groups: tuple[int | str, ...]
     why: str
+    half_scales: bool = False  # scales are stored, and therefore fitted, as float16
+    checkpoint: bool = False  # safetensors under the checkpoint's names instead of a graph
 
 
 GROUPS = (-1, 16, 32, 64, 128, 256)  # rows that share a scale; -1 per channel
@@ -84,6 +86,23 @@ FORMATS = {
         {8: 8, 4: 4, 3: 4, 2: 4},  # int2 begins with opset 25, which few engines read
         (*GROUPS, "tensor"),
         "DequantizeLinear and MatMul: standard operators for any engine",
+    ),
+    "gptq": Format(
+        "compressor.package.gptq:LAYOUT",
+        ("generic", *CONTRIB),
+        {8: 8, 4: 4, 2: 2},
+        GROUPS,
+        "safetensors for transformers, vLLM, GPTQModel and onnxruntime-genai's builder",
+        half_scales=True,
+        checkpoint=True,
+    ),
+    "compressed_tensors": Format(
+        "compressor.package.compressed_tensors:LAYOUT",
+        ("generic", *CONTRIB),
+        {8: 8, 4: 4},
+        GROUPS,
+        "safetensors for transformers and vLLM",
+        checkpoint=True,
     ),
 }
 

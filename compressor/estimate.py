@@ -8,14 +8,11 @@ Rules of thumb, within about a third on models of 1 M to 1 B parameters; the rep
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 from compressor import catalog
-from compressor.errors import RequestError
+from compressor.package.shards import read_header
 from compressor.recipe import PER_CHANNEL, Recipe
 from compressor.sources import Source
 
@@ -56,23 +53,10 @@ def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
 def count(source: Source, recipe: Recipe) -> Weights:
     """Sort the tensors of a checkpoint by name and shape. Raises: RequestError when a header cannot be read."""
     matrices, others, widest, hidden = 0, 0, 0, 1
-    for name, shape in (pair for path in source.weights for pair in _header(path)):
-        size = math.prod(shape)
+    for name, stored in (pair for path in source.weights for pair in read_header(path).items()):
+        shape, size = stored.shape, math.prod(stored.shape)
         quantized = len(shape) == 2 and "embed" not in name and not any(one in name for one in recipe.quantize.exclude)
         matrices, others = (matrices + size, others) if quantized else (matrices, others + size)
         widest = max(widest, size if quantized else 0)
         hidden = max(hidden, min(shape) if quantized else 1)
     return Weights(matrices, others, widest, hidden)
-
-
-def _header(path: Path) -> list[tuple[str, list[int]]]:
-    """Names and shapes of a safetensors file: a length of 8 bytes, then JSON."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("truncated")
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error) as error:
-        raise RequestError(f"{path}: not a whole safetensors file ({error}); download it again") from None
-    return [(name, entry["shape"]) for name, entry in header.items() if name != "__metadata__"]

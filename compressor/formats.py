@@ -59,6 +59,22 @@ def refusals(target: str, form: str, asked: Settings) -> Iterator[Refusal]:
         yield _place(asked, "scheme"), f"{target} runs {_listed(schemes)}, not {asked.scheme}"
 
 
+def misfit(target: str, form: str, shape: tuple[int, int], bits: int, group_size: Group) -> str:
+    """Why a weight (in, out) has no place in a package; empty when it has one. Known once the model is open."""
+    entry, (rows, columns) = catalog.FORMATS[form], shape
+    whole = isinstance(group_size, int) and group_size > 0 and rows % group_size
+    if whole and (entry.checkpoint or target in RULES):
+        return f"{rows} inputs are no multiple of the group of {group_size}"
+    cells = 32 // entry.cells[bits]
+    if entry.checkpoint and rows % cells:
+        return f"{rows} inputs are no multiple of {cells}, which {form} packs into a word"
+    if form == "gptq" and columns % cells:
+        return f"{columns} outputs are no multiple of {cells}, which gptq packs into a word"
+    if target == "tensorrt" and entry.cells[bits] == 4 and columns % 2:
+        return f"{columns} outputs are odd, and tensorrt reads int4 in pairs"
+    return ""
+
+
 def _place(asked: Settings, field: str) -> tuple[str, ...]:
     """Where the recipe says it."""
     return ("quantize", asked.method, field)

@@ -20,13 +20,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from compressor import artifact, calibration, catalog, probe, sources
+from compressor import artifact, calibration, catalog, formats, probe, sources
 from compressor.artifact import MODEL, Artifact, Draft, Shelf
 from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
-from compressor.recipe import Gptq, Quantize, Recipe, Rtn
+from compressor.recipe import Gptq, Quantize, Recipe
 from compressor.report import Report
 from compressor.session import load_model, save_model
 from compressor.sources import Source
@@ -45,9 +45,10 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, track: Track = id
     optimized = optimize(exported, recipe, stages, track)
     quantized = quantize(optimized, recipe, stages, track)
     packaged = package(optimized, quantized, recipe, stages)
+    measured = packaged if recipe.as_graph() is recipe else package(optimized, quantized, recipe.as_graph(), stages)
     rounded = round_instead(optimized, recipe, stages, track)
     report = validate(
-        packaged, exported, recipe, rounded=rounded, made_by=(exported, optimized, quantized), track=track
+        measured, exported, recipe, rounded=rounded, made_by=(exported, optimized, quantized), track=track
     )
     return deliver(packaged, report, recipe, source, quantized, output, strict=strict), report
 
@@ -123,14 +124,15 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
             raise RequestError(
                 f"{optimized.model}: no weight to quantize; {why or 'no product with a constant matrix'}"
             )
+        _refuse_misfits(linears, recipe)
         method = recipe.quantize.method
         if isinstance(method, Gptq):
             windows = _calibration_windows(optimized, model, recipe)
             draft.facts["calibration"] = windows.facts
             batches = _decoder_batches(model, windows)
-            rows = solve.with_data(model, linears, _solver(method), batches, folder=draft.folder, track=track)
+            rows = solve.with_data(model, linears, _solver(recipe), batches, folder=draft.folder, track=track)
         else:
-            rows = solve.without_data(linears, _solver(method), folder=draft.folder, track=track)
+            rows = solve.without_data(linears, _solver(recipe), folder=draft.folder, track=track)
         draft.facts["left_alone"] = left_alone
         draft.facts["fallbacks"] = [f"{row['layer']}: {row['fallback']}" for row in rows if row["fallback"]]
         draft.facts["layers"] = rows
@@ -138,30 +140,53 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
 
 
 def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: Shelf) -> Artifact:
-    """Graph and QTensors -> what the engine loads: MatMulNBits, genai_config.json, tokenizer."""
+    """Graph and QTensors -> what the engine loads, with genai_config.json and tokenizer; or a quantized checkpoint."""
     key, options = _package_key(optimized.key, quantized.key, recipe)
     if done := shelf.find("package", key):
         return done
+    with _drafted(shelf, "package", key, options, {"key": quantized.key}) as draft:
+        if catalog.FORMATS[recipe.format].checkpoint:
+            _write_checkpoint(quantized, recipe, draft)
+        else:
+            _write_graph(optimized, quantized, recipe, draft)
+    return artifact.open_artifact(shelf.place("package", key))
+
+
+def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft: Draft) -> None:
+    """The graph with its weights packed, and what onnxruntime-genai wants beside it."""
     from compressor.package import genai
     from compressor.quantize import graph, store
 
-    with _drafted(shelf, "package", key, options, {"key": quantized.key}) as draft:
-        model = load_model(optimized.model)
-        linears, _ = graph.find_linears(model, recipe.quantize.exclude)
-        tensors = store.Reader(quantized.directory)
-        method = recipe.quantize.method
-        form = catalog.FORMATS[recipe.format]
-        own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
-        packed = catalog.resolve(form.where)(model, linears, tensors.read, **own)
-        save_model(model, draft.folder / MODEL)
-        sources.carry(optimized.directory, draft.folder)
-        if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
-            genai.write(draft.folder, config, sizes)
-            draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
-        stored = f"{recipe.format}, {method.bits}-bit codes in {form.cells[method.bits]}-bit cells"
-        draft.facts |= {"nodes": _count_nodes(model), "method": _method(recipe.quantize), "stored": stored}
-        draft.facts["weight_bytes"] = packed
-    return artifact.open_artifact(shelf.place("package", key))
+    model = load_model(optimized.model)
+    linears, _ = graph.find_linears(model, recipe.quantize.exclude)
+    tensors = store.Reader(quantized.directory)
+    method = recipe.quantize.method
+    form = catalog.FORMATS[recipe.format]
+    own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
+    packed = catalog.resolve(form.where)(model, linears, tensors.read, **own)
+    save_model(model, draft.folder / MODEL)
+    sources.carry(optimized.directory, draft.folder)
+    if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
+        genai.write(draft.folder, config, sizes)
+        draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
+    stored = f"{recipe.format}, {method.bits}-bit codes in {form.cells[method.bits]}-bit cells"
+    draft.facts |= {"nodes": _count_nodes(model), "method": _method(recipe.quantize), "stored": stored}
+    draft.facts["weight_bytes"] = packed
+
+
+def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None:
+    """The source's shards with the quantized weights in the place of the float ones, configuration and tokenizer."""
+    from compressor.package import checkpoint
+    from compressor.quantize import store
+
+    source, form = sources.find(recipe.package.checkpoint or recipe.model), catalog.FORMATS[recipe.format]
+    layout, symmetric = catalog.resolve(form.where), recipe.quantize.method.scheme == "absmax"
+    chosen = {row["layer"]: checkpoint.Choice(row["bits"], row["group_size"]) for row in quantized.facts["layers"]}
+    tensors = store.Reader(quantized.directory)
+    packed = checkpoint.write(source.folder, draft.folder, layout, chosen, tensors.read, symmetric=symmetric)
+    sources.carry(source.folder, draft.folder)
+    checkpoint.add_config(draft.folder, layout.config(chosen, list(quantized.facts["left_alone"]), symmetric))
+    draft.facts |= {"method": _method(recipe.quantize), "stored": recipe.format, "weight_bytes": packed}
 
 
 def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact | None:
@@ -171,7 +196,7 @@ def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Trac
         return None
     alone = recipe.package.model_copy(update={"paged": False})
     plain = recipe.model_copy(update={"quantize": recipe.quantize.rounded(), "package": alone})
-    return package(optimized, quantize(optimized, plain, shelf, track), plain, shelf)
+    return package(optimized, quantize(optimized, plain, shelf, track), plain.as_graph(), shelf)
 
 
 def validate(
@@ -297,6 +322,7 @@ def _optimize_key(exported: str, recipe: Recipe) -> Keyed:
 def _quantize_key(optimized: str, recipe: Recipe) -> Keyed:
     """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
     options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json")}
+    options["half_scales"] = catalog.FORMATS[recipe.format].half_scales
     if recipe.quantize.gptq is None:
         return artifact.key("quantize", optimized, options), options
     options["calibration"] = recipe.calibration.model_dump(mode="json")
@@ -340,13 +366,24 @@ def _calibration_windows(optimized: Artifact, model: ir.Model, recipe: Recipe) -
     return calibration.calibration_windows(recipe.calibration, vocabulary, sources.context(optimized.directory))
 
 
-def _solver(method: Rtn | Gptq) -> Any:
+def _refuse_misfits(linears: Sequence[Any], recipe: Recipe) -> None:
+    """Say before the work what the package will not hold."""
+    method = recipe.quantize.method
+    for linear in linears:
+        reason = formats.misfit(recipe.target, recipe.format, linear.shape, method.bits, method.group_size)
+        if reason:
+            raise RequestError(f"{linear.name}: {reason}; choose another group_size or exclude it")
+
+
+def _solver(recipe: Recipe) -> Any:
     """The solver that a recipe's method names, with its grid."""
     from compressor.quantize.qtensor import PER_TENSOR, Grid
 
+    method = recipe.quantize.method
     name = "gptq" if isinstance(method, Gptq) else "rtn"
     group_size = PER_TENSOR if method.group_size == "tensor" else method.group_size
-    grid = Grid(method.bits, method.scheme, method.scale_search)
+    half_scales = catalog.FORMATS[recipe.format].half_scales
+    grid = Grid(method.bits, method.scheme, method.scale_search, half_scales)
     own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
     return catalog.resolve(catalog.SOLVERS[name])(grid, group_size, **own)
 

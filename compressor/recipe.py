@@ -27,7 +27,7 @@ GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # ONNX Runtime's MatMulNBits: pow
 Scheme = Literal["absmax", "zero_point"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Target = Literal["generic", "cpu", "cuda", "tensorrt"]
-Format = Literal["matmulnbits", "qdq"]
+Format = Literal["matmulnbits", "qdq", "gptq", "compressed_tensors"]
 
 
 def _known_pass(name: str) -> str:
@@ -138,6 +138,9 @@ class Package(Section):
     """The form in which the artifact is served."""
 
     format: Format | None = Field(None, description="none: the target's own; `compress recipes --schema` lists all")
+    checkpoint: str | None = Field(
+        None, description="where gptq and compressed_tensors copy the other weights from; none: the recipe's model"
+    )
     accuracy_level: Literal[0, 1, 4] = Field(
         1, description="MatMulNBits activations: 1 float32, 4 int8 (faster, not exact), 0 the provider's choice"
     )
@@ -230,6 +233,11 @@ class Recipe(Section):
     def format(self) -> str:
         """The package format: the one it names, or that of its target."""
         return self.package.format or catalog.FORMAT_OF[self.target]
+
+    def as_graph(self) -> Recipe:
+        """The same, packaged as a graph where it is a checkpoint: what can be measured here."""
+        graph = self.package.model_copy(update={"format": catalog.FORMAT_OF[self.target]})
+        return self.model_copy(update={"package": graph}) if catalog.FORMATS[self.format].checkpoint else self
 
     def refusals(self) -> Iterator[formats.Refusal]:
         """Settings that are each in range and cannot be had together, with their places."""

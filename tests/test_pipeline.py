@@ -280,3 +280,16 @@ def test_a_foreign_output_is_refused_before_any_work(small: Run) -> None:
     with pytest.raises(RequestError, match=r"holds thesis\.txt, which is not ours"):
         pipeline.run(recipe.load(small.file), small.output)
     assert not small.stages.exists()
+
+
+@pytest.mark.parametrize("form", ["gptq", "compressed_tensors"])
+def test_a_run_can_end_in_a_checkpoint_that_was_measured_as_a_graph(form: str, first: FirstRun, small: Run) -> None:
+    given = with_stages(small, first.run, "export", "optimize")
+    chosen = recipe.load(given.file, [f"package.format={form}", "quantize={rtn: {}, exclude: [lm_head]}"])
+    made, report = pipeline.run(chosen, given.output)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(made.manifest["files"])
+    assert not (given.output / "model.onnx").exists()
+    config = json.loads((given.output / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == form.replace("_", "-")
+    assert {one.name for one in report.measurements} >= {"perplexity", "KL to reference", "size ratio"}
+    assert report.verdict(strict=True) == "passed"

@@ -128,6 +128,8 @@ def _row(linear: Linear, tensor: QTensor) -> dict[str, Any]:
         "layer": linear.name,
         "in": rows,
         "out": columns,
+        "bits": tensor.bits,
+        "group_size": tensor.group_size,
         "bits_per_weight": round(tensor.bits_per_weight, 3),
         "fallback": "",
     }

@@ -1,0 +1,253 @@
+"""A quantized checkpoint is read back by readers typed out from the public layouts, and by the engines themselves.
+
+Bit for bit: codes, scales and zero points leave nothing to round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+
+from compressor import builtin, catalog
+from compressor.errors import RequestError
+from compressor.package import checkpoint, matmulnbits
+from compressor.package.checkpoint import Choice
+from compressor.package.shards import read_header
+from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor
+from compressor.quantize.rtn import RoundToNearest
+
+BENCH = Path(__file__).parents[1] / "bench" / ".venvs"
+ENGINES = Path(__file__).parent / "engines"
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+CHOICES = [(8, 32), (4, 32), (4, 64), (4, PER_CHANNEL), (2, 16)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama in several shards, in bfloat16, which numpy does not know."""
+    folder = tmp_path_factory.mktemp("source")
+    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=2, initializer_range=0.2)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="60KB")
+    return folder
+
+
+def weights(source: Path) -> dict[str, torch.Tensor]:
+    """The projections, float32 [in, out]."""
+    found = {}
+    for path in sorted(source.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_tensor(name).float().T for name in file.keys() if "proj" in name}  # noqa: SIM118
+    return found
+
+
+def written(
+    source: Path, folder: Path, form: str, bits: int = 4, group_size: int = 32, scheme: str = "absmax"
+) -> dict[str, QTensor]:
+    """Every projection rounded, the checkpoint written; returns the QTensors."""
+    entry = catalog.FORMATS[form]
+    solver = RoundToNearest(Grid(bits, scheme, half_scales=entry.half_scales), group_size)
+    tensors = {name: solver.solve(weight) for name, weight in weights(source).items()}
+    layout, symmetric = catalog.resolve(entry.where), scheme == "absmax"
+    chosen = dict.fromkeys(tensors, Choice(bits, group_size))
+    sizes = checkpoint.write(source, folder, layout, chosen, tensors.__getitem__, symmetric=symmetric)
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    checkpoint.add_config(folder, layout.config(chosen, ["lm_head.weight"], symmetric))
+    assert sizes.keys() == tensors.keys()
+    return tensors
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    return {name: array for path in folder.glob("*.safetensors") for name, array in _numpy(path).items()}
+
+
+def _numpy(path: Path) -> dict[str, np.ndarray]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return {name: (one.float() if one.dtype == torch.bfloat16 else one).numpy() for name, one in tensors.items()}
+
+
+def cell(words: np.ndarray, index: int, bits: int) -> np.ndarray:
+    """Code `index` of rows of int32 words that are packed along the first axis."""
+    per_word = 32 // bits
+    return words.view(np.uint32)[index // per_word] >> np.uint32(index % per_word * bits) & np.uint32(2**bits - 1)
+
+
+def read_gptq(held: Mapping[str, np.ndarray], module: str, bits: int) -> np.ndarray:
+    """weight [in, out] = (code - (qzero + 1 modulo 2^bits)) * scale, by the group that g_idx names."""
+    codes, scales, groups = held[f"{module}.qweight"], held[f"{module}.scales"], held[f"{module}.g_idx"]
+    zeros = held[f"{module}.qzeros"].T
+    columns = range(scales.shape[1])
+    zero = np.array([cell(zeros, column, bits) for column in columns]).T.astype(np.int64) + 1  # [groups, out]
+    rows = [
+        (cell(codes, row, bits).astype(np.float32) - zero[group] % 2**bits) * scales[group].astype(np.float32)
+        for row, group in enumerate(groups)
+    ]
+    return np.array(rows, np.float32)
+
+
+def read_compressed(held: Mapping[str, np.ndarray], module: str, config: Mapping[str, Any]) -> np.ndarray:
+    """weight [in, out]; a code lies 2^(bits-1) above its signed value."""
+    options = config["config_groups"]["group_0"]["weights"]
+    bits, (columns, rows) = options["num_bits"], held[f"{module}.weight_shape"]
+    scale, codes = held[f"{module}.weight_scale"], held[f"{module}.weight_packed"].T
+    zeros, middle = held.get(f"{module}.weight_zero_point"), 2 ** (bits - 1)
+    size = options["group_size"] or rows
+    zero = np.full((columns, scale.shape[1]), float(middle))
+    if zeros is not None:
+        zero = np.array([cell(zeros, column, bits) for column in range(columns)]).astype(float)
+    parts = [(cell(codes, row, bits) - zero[:, row // size]) * scale[:, row // size] for row in range(rows)]
+    return np.array(parts, np.float32)
+
+
+@pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
+@pytest.mark.parametrize(("bits", "group_size"), CHOICES)
+def test_a_gptq_reader_typed_out(bits: int, group_size: int, scheme: str, source: Path, tmp_path: Path) -> None:
+    tensors = written(source, tmp_path, "gptq", bits, group_size, scheme)
+    held = read(tmp_path)
+    for name in list(tensors)[::5]:
+        np.testing.assert_array_equal(read_gptq(held, name.removesuffix(".weight"), bits), tensors[name].dequantize())
+    config = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    known = {"quant_method": "gptq", "bits": bits, "group_size": group_size, "sym": scheme == "absmax"}
+    assert known.items() <= config.items()
+    assert (config["checkpoint_format"], config["desc_act"], config["lm_head"]) == ("gptq", False, False)
+
+
+@pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
+@pytest.mark.parametrize(("bits", "group_size"), CHOICES[:-1])
+def test_a_compressed_tensors_reader_typed_out(
+    bits: int, group_size: int, scheme: str, source: Path, tmp_path: Path
+) -> None:
+    tensors = written(source, tmp_path, "compressed_tensors", bits, group_size, scheme)
+    held, config = read(tmp_path), json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    for name in list(tensors)[::5]:
+        weight = read_compressed(held, name.removesuffix(".weight"), config)
+        np.testing.assert_array_equal(weight, tensors[name].dequantize())
+    assert (config["format"], config["ignore"]) == ("pack-quantized", ["lm_head"])
+
+
+def test_all_other_tensors_are_copied_byte_for_byte(source: Path, tmp_path: Path) -> None:
+    tensors = written(source, tmp_path, "gptq")
+    shards = sorted(path.name for path in source.glob("*.safetensors"))
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == shards
+    assert len(shards) > 1
+    for name in shards:
+        before, after = read_header(source / name), read_header(tmp_path / name)
+        for tensor in before.keys() - tensors.keys():
+            for one, stored in ((source, before[tensor]), (tmp_path, after[tensor])):
+                assert (stored.dtype, stored.shape) == ("BF16", before[tensor].shape)
+                bits = (one / name).read_bytes()[stored.begin :][: stored.nbytes]
+                assert bits == (source / name).read_bytes()[before[tensor].begin :][: stored.nbytes]
+    assert not tensors.keys() & read(tmp_path).keys()
+    index = json.loads((tmp_path / checkpoint.INDEX).read_text())["weight_map"]
+    assert index == {tensor: name for name in shards for tensor in read_header(tmp_path / name)}
+
+
+def test_equal_inputs_are_equal_bytes(source: Path, tmp_path: Path) -> None:
+    for turn in ("one", "two"):
+        (tmp_path / turn).mkdir()
+        written(source, tmp_path / turn, "gptq")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_a_weight_that_the_checkpoint_does_not_name_is_refused(source: Path, tmp_path: Path) -> None:
+    layout = catalog.resolve(catalog.FORMATS["gptq"].where)
+    with pytest.raises(RequestError, match=r"no tensor model.qkv.weight, which the graph has"):
+        checkpoint.write(source, tmp_path, layout, {"model.qkv.weight": Choice(4, 32)}, {}.__getitem__, symmetric=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_modules_that_differ_are_named(source: Path) -> None:
+    chosen = {"a.weight": Choice(4, 32), "b.weight": Choice(8, 64), "c.weight": Choice(4, 32)}
+    gptq, compressed = (catalog.resolve(catalog.FORMATS[name].where) for name in ("gptq", "compressed_tensors"))
+    config = gptq.config(chosen, ["d.weight", "lm_head.weight"], True)
+    assert (config["bits"], config["group_size"]) == (4, 32)
+    assert config["dynamic"] == {"+:^b$": {"bits": 8, "group_size": 64}, "-:^d$": {}}
+    config = compressed.config(chosen, ["d.weight"], True)
+    named = [(one["weights"]["num_bits"], one["targets"]) for one in config["config_groups"].values()]
+    assert (named, config["ignore"]) == ([(4, ["a", "c"]), (8, ["b"])], ["d", "lm_head"])
+
+
+# --- the engines -----------------------------------------------------------------------------------------------------
+
+
+def test_genais_builder_reads_every_code(source: Path, tmp_path: Path) -> None:
+    """Its graph holds our codes, scales and zero points; q, k and v side by side."""
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    (tmp_path / "in").mkdir()
+    tensors = written(source, tmp_path / "in", "gptq")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "in" / name).write_bytes((builtin.TINY_LM / name).read_bytes())
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", tmp_path / "in", "-o", tmp_path / "out"]
+    command += ["-p", "int4", "-e", "cpu", "-c", tmp_path / "cache", "--extra_options", "exclude_lm_head=true"]
+    ended = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    held = {
+        name: value.const_value.numpy()
+        for name, value in ir.load(tmp_path / "out" / "model.onnx").graph.initializers.items()
+    }
+    for layer in (0, 1):
+        for ours, theirs in (("self_attn.o_proj", "attn.o_proj"), ("mlp.down_proj", "mlp.down_proj")):
+            packed = matmulnbits.pack(tensors[f"model.layers.{layer}.{ours}.weight"])
+            stem = f"model.layers.{layer}.{theirs}.MatMulNBits"
+            np.testing.assert_array_equal(held[f"{stem}.qweight"], packed.codes)
+            np.testing.assert_array_equal(held[f"{stem}.scales"].reshape(-1), packed.scales.reshape(-1))
+            assert (held[f"{stem}.qzeros"] == 0x88).all()  # two cells whose zero point is 8
+
+
+def engine(name: str, script: str, folder: Path) -> dict[str, np.ndarray]:
+    """What an engine in an environment of its own takes the weights for."""
+    python = BENCH / name / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"{python} is absent: python -m tests.bench.peers makes it")
+    output = folder / "read.npz"
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "LOGBAR_ANIMATION": "0"}
+    command = [str(python), str(ENGINES / script), str(folder), str(output)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=folder)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    with np.load(output) as held:
+        return dict(held)
+
+
+@pytest.mark.eval
+@pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
+def test_gptqmodel_reads_every_weight(scheme: str, source: Path, tmp_path: Path) -> None:
+    tensors = written(source, tmp_path, "gptq", scheme=scheme)
+    held = engine("gptqmodel", "gptqmodel_reads.py", tmp_path)
+    for name, tensor in tensors.items():  # its products are float16: ours, rounded once
+        np.testing.assert_array_equal(held[name], tensor.dequantize().T.half())
+
+
+@pytest.mark.eval
+@pytest.mark.parametrize(("bits", "scheme"), [(4, "absmax"), (4, "zero_point"), (8, "absmax")])
+def test_transformers_reads_every_compressed_weight(bits: int, scheme: str, source: Path, tmp_path: Path) -> None:
+    tensors = written(source, tmp_path, "compressed_tensors", bits, scheme=scheme)
+    held = engine("llmcompressor", "transformers_reads.py", tmp_path)
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(held[name], tensor.dequantize().T)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    plain.load_state_dict({name: tensor.dequantize().T.contiguous() for name, tensor in tensors.items()}, strict=False)
+    with torch.no_grad():
+        logits = plain(input_ids=torch.arange(3, 35)[None]).logits[0].numpy()
+    # The same weights in two versions of transformers and torch: sums in another order.
+    np.testing.assert_allclose(held["logits"], logits, rtol=0, atol=1e-4 * np.abs(logits).max())
