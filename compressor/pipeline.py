@@ -178,10 +178,11 @@ def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None
     """The source's shards with the quantized weights in the place of the float ones, configuration and tokenizer."""
     from compressor.package import checkpoint
     from compressor.quantize import store
+    from compressor.quantize.qtensor import Choice
 
     source, form = sources.find(recipe.package.checkpoint or recipe.model), catalog.FORMATS[recipe.format]
     layout, symmetric = catalog.resolve(form.where), recipe.quantize.method.scheme == "absmax"
-    chosen = {row["layer"]: checkpoint.Choice(row["bits"], row["group_size"]) for row in quantized.facts["layers"]}
+    chosen = {row["layer"]: Choice(row["bits"], row["group_size"]) for row in quantized.facts["layers"]}
     tensors = store.Reader(quantized.directory)
     packed = checkpoint.write(source.folder, draft.folder, layout, chosen, tensors.read, symmetric=symmetric)
     sources.carry(source.folder, draft.folder)

@@ -236,7 +236,7 @@ class Recipe(Section):
 
     def as_graph(self) -> Recipe:
         """The same, packaged as a graph where it is a checkpoint: what can be measured here."""
-        graph = self.package.model_copy(update={"format": catalog.FORMAT_OF[self.target]})
+        graph = self.package.model_copy(update={"format": catalog.FORMAT_OF[self.target], "paged": False})
         return self.model_copy(update={"package": graph}) if catalog.FORMATS[self.format].checkpoint else self
 
     def refusals(self) -> Iterator[formats.Refusal]:

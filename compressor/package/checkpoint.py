@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from compressor.artifact import write_json
 from compressor.errors import RequestError
 from compressor.package.shards import Stored, read_header
-from compressor.quantize.qtensor import QTensor
+from compressor.quantize.qtensor import Choice, QTensor
 
 INDEX = "model.safetensors.index.json"
 WEIGHT = ".weight"
@@ -30,13 +30,6 @@ HEADER_BYTES = 160  # of a tensor besides its name: dtype, shape and two offsets
 DTYPES = {"int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32"}
 
 Arrays = Mapping[str, NDArray[Any]]
-
-
-class Choice(NamedTuple):
-    """How one module's weight was quantized."""
-
-    bits: int
-    group_size: int
 
 
 class Layout(NamedTuple):

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from compressor.package.checkpoint import WEIGHT, Arrays, Choice, Layout, words
-from compressor.quantize.qtensor import PER_CHANNEL, QTensor
+from compressor.package.checkpoint import WEIGHT, Arrays, Layout, words
+from compressor.quantize.qtensor import PER_CHANNEL, Choice, QTensor
 
 
 def pack(tensor: QTensor, symmetric: bool) -> Arrays:

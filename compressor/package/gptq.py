@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from compressor.package.checkpoint import Arrays, Choice, Layout, words
-from compressor.quantize.qtensor import QTensor, group_of_row
+from compressor.package.checkpoint import Arrays, Layout, words
+from compressor.quantize.qtensor import Choice, QTensor, group_of_row
 
 
 def pack(tensor: QTensor, symmetric: bool) -> Arrays:

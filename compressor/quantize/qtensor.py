@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,13 @@ SHRINK_STEP = 0.05
 SHRINK_STEPS = {8: 8, 4: 8, 3: 8, 2: 15}
 # What a float16 can hold: scales that a format stores in it are fitted as it will store them.
 HALF_RANGE = (2.0**-24, 65504.0)
+
+
+class Choice(NamedTuple):
+    """How finely a weight is quantized."""
+
+    bits: int
+    group_size: int
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ from safetensors import safe_open
 from compressor import builtin, catalog
 from compressor.errors import RequestError
 from compressor.package import checkpoint, matmulnbits
-from compressor.package.checkpoint import Choice
 from compressor.package.shards import read_header
-from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor
+from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
 
 BENCH = Path(__file__).parents[1] / "bench" / ".venvs"
