@@ -85,7 +85,7 @@ def run(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="Hugging Face id, local folder, or builtin:tiny-lm.")],
+    model: Annotated[str, typer.Argument(help="Hugging Face id, folder, .onnx, .pt2, torch:package.module:factory.")],
     output: Output,
     task: Annotated[str | None, typer.Option("--task", help="What the model is for, where it does not say.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, float16 or bfloat16.")] = None,
@@ -107,7 +107,8 @@ def export(
     data = {"model": model, "export": {name: value for name, value in chosen.items() if value is not None}}
     recipe = _build(data, [*fixed, *set_])
     pipeline.refuse_remote_code(recipe, strict=strict)
-    made = pipeline.export(sources.find(recipe.model), recipe, Shelf(output, exact=True), _progress())
+    source = sources.find(recipe.model, remote_code=remote_code)
+    made = pipeline.export(source, recipe, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
     _fail_on_fallbacks(made, strict=strict)
 

@@ -165,6 +165,17 @@ def claim(place: Path) -> None:
         raise RequestError(f"{place}: holds {strangers[0].name}, which is not ours; choose another output directory")
 
 
+def refuse_full_disk(place: Path, nbytes: int) -> None:
+    """Raises: MachineError when what will be written has no room, before any of it is."""
+    standing = next(folder for folder in place.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(standing).free
+    if nbytes > free:
+        raise MachineError(
+            f"{place}: about {nbytes / 1e9:.1f} GB will be written and {free / 1e9:.1f} GB are free; "
+            "free some space or choose another -o"
+        )
+
+
 def key(stage: str, *parts: Any) -> str:
     """SHA-256 over a stage's name, its inputs and options, and the versions that compute it."""
     text = json.dumps([stage, *parts, versions()], sort_keys=True, default=str)

@@ -113,7 +113,12 @@ FORMAT_OF = {"generic": "qdq", "cpu": "matmulnbits", "cuda": "matmulnbits", "ten
 EXPORTERS = {
     "causal-lm": "compressor.export.text_generation:prepare",
     "encoder": "compressor.export.encoder:prepare",
+    "torch-module": "compressor.export.torch_module:prepare",
+    "torch-program": "compressor.export.program_file:prepare",
+    "onnx-file": "compressor.export.onnx_file:prepare",
 }
+
+FACTORIES = "compressor.export.torch_module:find"  # torch:package.module:factory
 
 MODELS = {
     "builtin:tiny-lm": "compressor.builtin:TINY_LM",

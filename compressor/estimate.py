@@ -16,6 +16,7 @@ from compressor.package.shards import read_header
 from compressor.recipe import PER_CHANNEL, Recipe
 from compressor.sources import Source
 
+FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 LIBRARIES_BYTES = 600_000_000  # torch, transformers, onnxruntime and the interpreter, measured
 GRAPH_BYTES = 300_000  # nodes and names of a small decoder
 ACTIVATION_COPIES = 6  # of [tokens, hidden] float32: residual, input, and the widest MLP value
@@ -34,7 +35,7 @@ class Weights:
 def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
     """Stage -> (bytes on disk, peak bytes)."""
     weights = count(source, recipe)
-    float_bytes = 4 * (weights.matrices + weights.others)
+    float_bytes = FLOAT_BYTES[recipe.export.dtype] * (weights.matrices + weights.others)
     method = recipe.quantize.method
     cells = catalog.FORMATS[recipe.format].cells[method.bits]
     group = weights.hidden if method.group_size in (PER_CHANNEL, "tensor") else int(method.group_size)
@@ -53,6 +54,8 @@ def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
 def count(source: Source, recipe: Recipe) -> Weights:
     """Sort the tensors of a checkpoint by name and shape. Raises: RequestError when a header cannot be read."""
     matrices, others, widest, hidden = 0, 0, 0, 1
+    if not source.weights:  # a pickle, a graph, a program: no header says what is in it
+        return Weights(0, source.nbytes // FLOAT_BYTES["float32"], 0, 1)
     for name, stored in (pair for path in source.weights for pair in read_header(path).items()):
         shape, size = stored.shape, math.prod(stored.shape)
         quantized = len(shape) == 2 and "embed" not in name and not any(one in name for one in recipe.quantize.exclude)

@@ -38,7 +38,7 @@ Rows = list[dict[str, Any]]
 def run(recipe: Recipe, output: Path, *, strict: bool = False, track: Track = identity) -> tuple[Artifact, Report]:
     """Everything a recipe promises, delivered at `output` with its report; intermediate stages lie beside it."""
     refuse_remote_code(recipe, strict=strict)
-    source = sources.find(recipe.model)
+    source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
     artifact.claim(output.absolute())
     stages = stages_beside(output)
     exported = export(source, recipe, stages, track)
@@ -58,10 +58,12 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
     key, options = _export_key(source.sha256, recipe)
     if done := shelf.find("export", key):
         return done
+    from compressor import estimate
     from compressor.export import exporters, static
     from compressor.package import genai
 
     wanted = recipe.export
+    artifact.refuse_full_disk(shelf.place("export", key), estimate.costs(source, recipe)["export"][0])
     task, exported = exporters.prepare(source, wanted)
     with _drafted(shelf, "export", key, options, source.provenance) as draft:
         models, longest = list(exported.graphs), sources.context(source.folder)
@@ -295,7 +297,8 @@ def plan(recipe: Recipe, output: Path) -> tuple[Step, ...]:
     """What `run` would do, by the keys it would use; nothing is computed and nothing written."""
     from compressor import estimate
 
-    source, shelf = sources.find(recipe.model), stages_beside(output)
+    source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
+    shelf = stages_beside(output)
     exported, _ = _export_key(source.sha256, recipe)
     optimized, _ = _optimize_key(exported, recipe)
     quantized, _ = _quantize_key(optimized, recipe)

@@ -1,6 +1,11 @@
-"""Where a model comes from: builtin, a local folder, a Hugging Face id, an artifact, a bare `.onnx` file.
+"""Where a model comes from, and by which bytes it is known.
 
-Weights are read from safetensors alone; no code of a model is run.
+    builtin:tiny-lm   ./folder   owner/name          a checkpoint: configuration and weights
+    ./model.onnx   ./program.pt2                     a graph; a program that torch.export saved
+    torch:package.module:factory                     a module that a function of yours makes
+
+Weights are read from safetensors, or from a pickle by torch's weights_only. No code of a model is run unless it is
+asked for by name: `torch:`, or export.trust_remote_code.
 """
 
 from __future__ import annotations
@@ -32,15 +37,22 @@ CARRIED = (
     "chat_template.jinja",
 )
 DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", *CARRIED)
+PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where a model has no safetensors
+CODE = ("*.py",)  # where it was asked for
+CHECKPOINT, MODULE = "checkpoint", "torch-module"
+TORCH = "torch:"
+FILES = {".onnx": "onnx-file", ".pt2": "torch-program"}  # suffix -> kind of source
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model's folder, known by the bytes of the files that an export reads."""
+    """A model, known by the bytes of the files that an export reads."""
 
     name: str
-    folder: Path
+    folder: Path  # of a factory: the file that it stands in, for nothing beside it belongs to it
     files: Mapping[str, str] = field(repr=False)  # name -> SHA-256
+    kind: str = CHECKPOINT
+    entry: str = ""  # the one file of a graph or a program
 
     @property
     def sha256(self) -> str:
@@ -54,24 +66,32 @@ class Source:
     def weights(self) -> list[Path]:
         return sorted(self.folder.glob("*.safetensors"))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files that hold weights."""
+        files = [self.folder / name for name in self.files if name not in CARRIED]
+        return sum(path.stat().st_size for path in files if path.is_file())
 
-def find(name: str) -> Source:
+
+def find(name: str, *, remote_code: bool = False) -> Source:
     """Resolve the name of a model. Raises: RequestError when there is none, MachineError without network."""
     folder = catalog.resolve(catalog.MODELS[name]) if name in catalog.MODELS else Path(name)
     if name.startswith("builtin:") and name not in catalog.MODELS:
         raise RequestError(f"{name}: no such built-in model; there is {', '.join(catalog.MODELS)}")
+    if name.startswith(TORCH):
+        source: Source = catalog.resolve(catalog.FACTORIES)(name)
+        return source
     if folder.is_file():
-        raise RequestError(
-            f"{name}: is a file; a model is a folder with {CONFIG} and safetensors, or a Hugging Face id"
-        )
+        return _lone_file(name, folder)
     if not folder.is_dir():
-        folder = _download(name)
+        folder = _download(name, remote_code)
     if not (folder / CONFIG).is_file():
         raise RequestError(f"{name}: no {CONFIG} in {folder}; is it a Hugging Face model folder?")
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob(PICKLES[0]))
     if not weights:
-        raise RequestError(f"{name}: no safetensors in {folder}; pickled weights are not read, convert them first")
-    used = [*weights, *(folder / one for one in CARRIED if (folder / one).is_file())]
+        raise RequestError(f"{name}: no weights in {folder}; put model.safetensors or pytorch_model.bin there")
+    code = sorted(folder.glob(CODE[0])) if remote_code else []
+    used = [*weights, *code, *_beside(folder).values()]
     return Source(name, folder, {path.name: artifact.digest(path) for path in used})
 
 
@@ -119,26 +139,56 @@ def carry(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _bare_file(path: Path) -> Artifact:
-    """A lone `.onnx`; its key is its bytes and those of what belongs to it: external data, configuration, tokenizer."""
+def _lone_file(name: str, path: Path) -> Source:
+    """A file as a source: the graph or the program, and what lies beside it and belongs to it."""
+    if path.suffix not in FILES:
+        raise RequestError(
+            f"{name}: is a file; a model is a folder with {CONFIG} and safetensors, a Hugging Face id, or a file "
+            f"that ends in {' or '.join(FILES)}"
+        )
+    files = _graph_files(path) if path.suffix == ".onnx" else {path.name: path, **_beside(path.parent)}
+    digests = {one: artifact.digest(file) for one, file in files.items()}
+    return Source(name, path.parent, digests, FILES[path.suffix], path.name)
+
+
+def _graph_files(path: Path) -> dict[str, Path]:
+    """A lone `.onnx` and what belongs to it: external data, configuration, tokenizer."""
     from compressor.session import external_files, load_model
 
-    beside = [name for name in CARRIED if (path.parent / name).is_file()]
-    files = {name: path.parent / name for name in (path.name, *sorted(external_files(load_model(path))), *beside)}
+    own = {name: path.parent / name for name in (path.name, *sorted(external_files(load_model(path))))}
+    return own | _beside(path.parent)
+
+
+def _beside(folder: Path) -> dict[str, Path]:
+    return {name: folder / name for name in CARRIED if (folder / name).is_file()}
+
+
+def _bare_file(path: Path) -> Artifact:
+    """A lone `.onnx` as an artifact; its key is the bytes of its files."""
+    files = _graph_files(path)
     entries = {name: {"sha256": artifact.digest(one), "bytes": one.stat().st_size} for name, one in files.items()}
     key = artifact.key("file", entries)
     return Artifact(path.parent, "file", key, {"files": entries, "facts": {}}, model_name=path.name)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, remote_code: bool) -> Path:
     """A snapshot of a hub model, from the local cache where it lies there. Raises: RequestError, MachineError."""
     import huggingface_hub
     from huggingface_hub import errors
 
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise RequestError(f"{name}: no such folder")
+    wanted = [*DOWNLOADED, *(CODE if remote_code else ())]
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADED)))
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+        if not any(folder.glob(DOWNLOADED[0])):
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, *PICKLES]))
+        return folder
+    except errors.GatedRepoError as error:
+        raise RequestError(
+            f"{name}: its owner lets nobody in without asking; accept the terms on the hub and run `hf auth login` "
+            f"({_line(error)})"
+        ) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise RequestError(f"{name}: neither a folder nor a model on the hub ({_line(error)})") from None
     except (errors.LocalEntryNotFoundError, OSError, RuntimeError) as error:

@@ -81,13 +81,12 @@ def test_two_places_of_one_checkpoint_are_one_source(tmp_path: Path) -> None:
     ("gone", "reason"),
     [
         ("config.json", r"no config\.json in .+; is it a Hugging Face model folder\?"),
-        ("model.safetensors", r"no safetensors in .+; pickled weights are not read, convert them first"),
+        ("model.safetensors", r"no weights in .+; put model\.safetensors or pytorch_model\.bin there"),
     ],
 )
 def test_a_folder_without_its_parts_is_refused(tmp_path: Path, gone: str, reason: str) -> None:
     folder = write_checkpoint(tmp_path / "model")
     (folder / gone).unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")  # a pickle, never opened
     with pytest.raises(RequestError, match=reason):
         sources.find(str(folder))
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from compressor import sources
-from compressor.artifact import MODEL
 from compressor.export import checkpoint, inputs, tasks
-from compressor.export.exporters import Exported, of_calls
+from compressor.export.exporters import Exported, of_call
+from compressor.export.flat import Flat
 from compressor.export.tasks import Task
 from compressor.export.tracing import Call, quiet
 from compressor.recipe import Export
@@ -31,7 +30,7 @@ def prepare(source: Source, task: Task, options: Export) -> Exported:
     """A checkpoint and its task -> one graph."""
     loaded = checkpoint.load(source.folder, task, options)
     remedy = tasks.choices(sources.whole_config(source.folder))
-    return of_calls({MODEL: replace(call(loaded.model, task, loaded.lacking), remedy=remedy)}, options)
+    return of_call(replace(call(loaded.model, task, loaded.lacking), remedy=remedy), options)
 
 
 def call(model: PreTrainedModel, task: Task, lacking: frozenset[str] = frozenset()) -> Call:
@@ -43,20 +42,6 @@ def call(model: PreTrainedModel, task: Task, lacking: frozenset[str] = frozenset
         with torch.no_grad(), quiet():
             given = model(**{name: one.sample(traced) for name, one in found.items()})
         outputs += tuple(name for name in task.optional if given.get(name) is not None)
-    flat = _Flat(model, tuple(found), outputs)
+    remembers = "use_cache" in inspect.signature(model.forward).parameters
+    flat = Flat(model, tuple(found), {"use_cache": False} if remembers else {}, outputs)
     return Call(type(model).__name__, flat, found, outputs, traced, inputs.sizes(found, inputs.CHECKED), lacking)
-
-
-class _Flat(nn.Module):
-    """A model of transformers whose inputs and outputs are plain lists of tensors."""
-
-    def __init__(self, model: PreTrainedModel, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        super().__init__()
-        self.wrapped, self.training = model, model.training
-        self.inputs, self.outputs = inputs, outputs
-        remembers = "use_cache" in inspect.signature(model.forward).parameters
-        self.options = {"use_cache": False} if remembers else {}
-
-    def forward(self, *tensors: Tensor) -> list[Tensor]:
-        result: Any = self.wrapped(**dict(zip(self.inputs, tensors, strict=True)), **self.options)
-        return [result[name] for name in self.outputs]

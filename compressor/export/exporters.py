@@ -16,6 +16,8 @@ from typing import Any
 import onnx_ir as ir
 
 from compressor import catalog, sources
+from compressor.artifact import MODEL
+from compressor.errors import RequestError
 from compressor.export import proof, tasks
 from compressor.export.tracing import WRAPPED, Call, trace
 from compressor.recipe import Export
@@ -39,20 +41,23 @@ class Exported:
 
 def prepare(source: Source, options: Export) -> tuple[str, Exported]:
     """What a model is for, and its exporter, ready to trace."""
+    if source.kind != sources.CHECKPOINT:
+        if options.task:
+            raise RequestError(f"{source.name}: export.task chooses the class of a checkpoint, and this is none")
+        return source.kind, catalog.resolve(catalog.EXPORTERS[source.kind])(source, options)
     task = tasks.find(sources.whole_config(source.folder), options.task)
     return task.name, catalog.resolve(catalog.EXPORTERS[task.exporter])(source, task, options)
 
 
-def of_calls(calls: Mapping[str, Call], options: Export, **facts: Any) -> Exported:
-    """One graph a call, each held to what torch says at other sizes."""
-
-    def prove(folder: Path) -> list[proof.Difference]:
-        return [one for name, call in calls.items() for one in _proven(folder / name, call, options)]
-
-    makers = {name: functools.partial(trace, call, options.opset) for name, call in calls.items()}
-    return Exported(makers, prove, facts)
+def of_call(call: Call, options: Export, make: Callable[[], ir.Model] | None = None) -> Exported:
+    """The graph of one call, held to what torch says at other sizes."""
+    return Exported(
+        {MODEL: make or functools.partial(trace, call, options.opset)},
+        lambda folder: prove(folder / MODEL, call, options),
+    )
 
 
-def _proven(path: Path, call: Call, options: Export) -> list[proof.Difference]:
+def prove(path: Path, call: Call, options: Export) -> list[proof.Difference]:
+    """A call's graph against torch. Raises: LimitMissedError when they differ."""
     origin = proof.Source(getattr(call.module, WRAPPED), call.answer)
     return proof.prove(path, call.cases(), DTYPES[options.dtype], origin)

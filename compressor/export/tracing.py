@@ -35,7 +35,7 @@ IR_VERSION = 10  # the newest that ONNX Runtime since 1.20 and TensorRT 10 read
 FIRST_OPSET_WITH_ATTENTION = 23
 WRAPPED = "wrapped"  # the attribute of a Call's module that holds the model itself
 LONGEST_LINE = 300  # characters of a foreign message that a reader still reads
-UNSUPPORTED = re.compile(r"No ONNX function found for .*?'?([\w.:]+)'?[\s>.]")
+UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 SUM = re.compile(r"[\w +*]+")  # an axis that a reader can still read: `past_sequence_length + sequence_length`
 
 
@@ -166,9 +166,11 @@ def _told(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise MachineError(f"not enough memory to trace {name}: {line(error)}") from error
     except Exception as error:  # torch.export and torch.onnx have no common exception class
-        unsupported = UNSUPPORTED.search(str(error.__cause__ or error))
+        unsupported = UNSUPPORTED.search(str(error))
         if unsupported:
-            raise RequestError(f"{name} uses {unsupported[1]}, which has no form in ONNX") from error
+            raise RequestError(
+                f"{name} uses {unsupported[1]}, which has no form in ONNX; change that part of it"
+            ) from error
         raise RequestError(f"{name} cannot be traced: {line(error)}") from error
 
 
@@ -192,6 +194,6 @@ def quiet() -> Iterator[None]:
 
 
 def line(error: BaseException) -> str:
-    """A foreign message in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """A foreign message in one line, without its colours."""
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split()) or type(error).__name__
     return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."
