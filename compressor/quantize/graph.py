@@ -105,6 +105,15 @@ def segments(model: ir.Model, linears: Sequence[Linear]) -> list[Segment]:
     return [plan.segment(index) for index in range(len(groups))]
 
 
+def product_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where matrix units multiply it (AMX, CUDA), four times as fast; float32 elsewhere.
+
+    Calibration bears it: inputs are rounded to 8 bits of mantissa; their statistics are computed in float32.
+    """
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
 class Flow:
     """Calibration batches on their way through the segments.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 import torch
@@ -16,14 +17,12 @@ from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import store
 from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError
-from compressor.quantize.graph import Flow, Linear, segments
-from compressor.quantize.qtensor import QTensor
+from compressor.quantize.graph import Flow, Linear, product_dtype, segments
+from compressor.quantize.qtensor import Choice, QTensor
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.statistics import SecondMoment
+from compressor.quantize.statistics import SecondMoment, column_step, energy
 
-# Output columns on which a layer's error is measured, evenly spread: the error of solver and rounding is a sum over
-# columns, and 128 of them tell the two apart at a fraction of the cost of the solve.
-ERROR_COLUMNS = 128
+S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
 WORSE_BY = 1.001
 
@@ -36,8 +35,12 @@ def with_data(
     *,
     folder: Path,
     track: Track,
+    own: Mapping[str, Choice] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Solve group after group while the calibration data flows through the graph. Returns the layer table."""
+    """Solve group after group while the calibration data flows through the graph. Returns the layer table.
+
+    own: weights that are quantized to bits and groups of their own instead of the solver's.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     flow = Flow(batches, dtype=product_dtype(device), device=device)
     rows = []
@@ -45,25 +48,36 @@ def with_data(
         moment = SecondMoment(segment.width, device)
         for x in flow.run(segment):
             moment.add(x)
-        group = _Group.of(solver, moment)
-        weights = [linear.read().to(device) for linear in segment.linears]
-        side_by_side = group.solve(torch.cat(weights, 1))
-        tensors = side_by_side.split([weight.shape[1] for weight in weights])
-        for linear, weight, tensor in zip(segment.linears, weights, tensors, strict=True):
+        shared = _Group.of(solver, moment)
+        groups = {linear.name: shared.to(own.get(linear.name)) for linear in segment.linears}
+        solved: dict[str, QTensor] = {}
+        for linears_alike in _alike(segment.linears, own):
+            group = groups[linears_alike[0].name]
+            weights = [linear.read().to(device) for linear in linears_alike]
+            side_by_side = group.solve(torch.cat(weights, 1))
+            tensors = side_by_side.split([weight.shape[1] for weight in weights])
+            solved |= {linear.name: tensor for linear, tensor in zip(linears_alike, tensors, strict=True)}
+        for linear in segment.linears:
+            tensor = solved[linear.name]
             store.write(folder, linear.name, tensor)
-            rows.append(group.row(linear, weight, tensor))
-        flow.resume(segment, [tensor.dequantize() for tensor in tensors])
+            rows.append(groups[linear.name].row(linear, linear.read().to(device), tensor))
+        flow.resume(segment, [solved[linear.name].dequantize() for linear in segment.linears])
     return rows
 
 
 def without_data(
-    linears: Sequence[Linear], solver: RoundToNearest, *, folder: Path, track: Track
+    linears: Sequence[Linear],
+    solver: RoundToNearest,
+    *,
+    folder: Path,
+    track: Track,
+    own: Mapping[str, Choice] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Round every linear by itself. Returns the layer table."""
+    """Round every linear by itself. Returns the layer table; `own` as in `with_data`."""
     rows = []
     for linear in track(linears, "rtn"):
         weight = linear.read()
-        tensor = solver.solve(weight)
+        tensor = at(solver, own.get(linear.name)).solve(weight)
         store.write(folder, linear.name, tensor)
         power = float(weight.square().sum())
         error = float((tensor.dequantize() - weight).square().sum()) / power if power else 0.0
@@ -71,13 +85,11 @@ def without_data(
     return rows
 
 
-def product_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where matrix units multiply it (AMX, CUDA), four times as fast; float32 elsewhere.
-
-    Calibration bears it: inputs are rounded to 8 bits of mantissa; their statistics are computed in float32.
-    """
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+def at(solver: S, choice: Choice | None) -> S:
+    """The same solver on a grid of other bits and groups."""
+    if choice is None:
+        return solver
+    return replace(solver, grid=replace(solver.grid, bits=choice.bits), group_size=choice.group_size)
 
 
 @dataclass(frozen=True)
@@ -99,19 +111,25 @@ class _Group:
         retried = factorised.damping != solver.damping
         return cls(solver, moment, factorised, f"damping raised to {factorised.damping:g}" if retried else "")
 
+    def to(self, choice: Choice | None) -> _Group:
+        """The same inputs, to be solved on another grid: the factors of the moment do not depend on it."""
+        if choice is None:
+            return self
+        solver = at(self.solver, choice)
+        factorised = replace(self.factorised, solver=solver) if self.factorised else None
+        return replace(self, solver=solver, factorised=factorised)
+
     def solve(self, weight: Tensor) -> QTensor:
         rounding = RoundToNearest(self.solver.grid, self.solver.group_size)
         return self.factorised.solve(weight) if self.factorised else rounding.solve(weight)
 
     def row(self, linear: Linear, weight: Tensor, tensor: QTensor) -> dict[str, Any]:
         """Relative output errors, trace(E^T H E) / trace(W^T H W), of the solver and of rounding to the same grid."""
-        step = -(-weight.shape[1] // ERROR_COLUMNS)
+        step = column_step(weight.shape[1])
         W, solved = weight[:, ::step], tensor.every(step)
         rounded = RoundToNearest(self.solver.grid, self.solver.group_size).solve(W)
-        power = _energy(self.moment, W)
-        error, rounding = (
-            _energy(self.moment, W - Q.dequantize()) / power if power else 0.0 for Q in (solved, rounded)
-        )
+        power = energy(self.moment, W)
+        error, rounding = (energy(self.moment, W - Q.dequantize()) / power if power else 0.0 for Q in (solved, rounded))
         return _row(linear, tensor) | {
             "error": _number(error),
             "rounding_error": _number(rounding),
@@ -120,6 +138,14 @@ class _Group:
             "fallback": self.fallback,
             "flags": _flags(tensor, worse=error > rounding * WORSE_BY),
         }
+
+
+def _alike(linears: Sequence[Linear], own: Mapping[str, Choice]) -> list[list[Linear]]:
+    """Linears of one input by the grid they go to: they are solved side by side."""
+    found: dict[Choice | None, list[Linear]] = {}
+    for linear in linears:
+        found.setdefault(own.get(linear.name), []).append(linear)
+    return list(found.values())
 
 
 def _row(linear: Linear, tensor: QTensor) -> dict[str, Any]:
@@ -148,8 +174,3 @@ def _flags(tensor: QTensor, *, worse: bool) -> list[str]:
 def _number(value: float) -> float | None:
     """None where it is none, for JSON has no other word for it."""
     return value if math.isfinite(value) else None
-
-
-def _energy(moment: Tensor, matrix: Tensor) -> float:
-    """trace(M^T H M): what a matrix adds up to on the data."""
-    return float((matrix * (moment @ matrix)).sum())

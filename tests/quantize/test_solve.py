@@ -17,7 +17,7 @@ from compressor.progress import identity
 from compressor.quantize import solve, store
 from compressor.quantize.gptq import Gptq
 from compressor.quantize.graph import find_linears
-from compressor.quantize.qtensor import Grid, QTensor
+from compressor.quantize.qtensor import Choice, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.statistics import SecondMoment
 from tests import graphs
@@ -173,3 +173,19 @@ def test_bfloat16_products_cost_the_solver_little(tmp_path: Path, monkeypatch: p
     for row, reference in zip(with_data(SOLVER, batches(), tmp_path), exact, strict=True):
         # Statistics with 8 bits of mantissa choose other codes here and there; the gain over rounding stays.
         assert row["error"] < 1.05 * reference["error"] < row["rounding_error"]
+
+
+def test_a_weight_with_a_grid_of_its_own_is_solved_on_it_and_its_neighbour_is_not(tmp_path: Path) -> None:
+    """wa and wc share an input: one factorisation, two grids."""
+    linears, _ = find_linears(made := model())
+    own = {"wc": Choice(8, 32)}
+    rows = solve.with_data(made, linears, SOLVER, batches(), folder=tmp_path, track=identity, own=own)
+    assert [(row["bits"], row["group_size"]) for row in rows] == [(4, 16), (8, 32), (4, 16)]
+    moment = SecondMoment(72)
+    for batch in batches():
+        moment.add(torch.from_numpy(batch["x"]))
+    for name, solver in (("wa", SOLVER), ("wc", Gptq(Grid(8, "absmax"), 32))):
+        expected = solver.solve(torch.from_numpy(WEIGHTS[name].copy()), moment.value())
+        assert share_of_equal_codes(store.Reader(tmp_path).read(name), expected) > 0.995
+    rounded = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), folder=tmp_path, track=identity, own=own)
+    assert [(row["bits"], row["group_size"]) for row in rounded] == [(4, 16), (8, 32), (4, 16)]
