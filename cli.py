@@ -2,6 +2,7 @@
 
     compress run RECIPE          everything a recipe promises
     compress export | optimize | quantize | validate      single stages, the same functions
+    compress bench               how fast, by batch and length
     compress check               where each node will run
     compress inspect | doctor | recipes                   what is there
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOG_WIDTH = 132  # columns of a table where no terminal says how wide it is
+BAR_WIDTH = 60  # characters of the longest bar
 LISTED = 12  # copies that a table shows; --json has them all
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
@@ -163,6 +165,9 @@ def quantize(
 def validate(
     candidate: Annotated[Path, typer.Argument(help="The artifact or .onnx file to examine.")],
     against: Annotated[Path, typer.Option("--against", help="The unquantized reference.")],
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="Where to run it: cpu, cuda or tensorrt; missing exits 3.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write report.json and report.md.")
     ] = None,
@@ -173,9 +178,12 @@ def validate(
     """Measure a candidate against its reference; a missed limit exits 1."""
     from compressor import pipeline, sources
 
-    recipe = _build({"model": str(candidate)}, set_)
+    data: dict[str, Any] = {"model": str(candidate)}
+    if provider:
+        data |= {"target": provider, "validate": {"latency": {}}}
+    recipe = _build(data, set_)
     ours, theirs = sources.open_input(candidate), sources.open_input(against)
-    report = pipeline.validate(ours, theirs, recipe, track=_progress())
+    report = pipeline.validate(ours, theirs, recipe, provider=provider, track=_progress())
     if output:
         output.mkdir(parents=True, exist_ok=True)
         pipeline.write_report(output, report, strict=strict)
@@ -199,6 +207,35 @@ def check(
     _show_prediction(found, strict=strict, as_json=json_)
     if found.verdict(strict=strict) != prediction.RUNS:
         raise LimitMissedError(f"{artifact}: {found.verdict(strict=strict)}")
+
+
+@app.command()
+def bench(
+    artifact: Input,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Its rival: the unquantized artifact, or any .onnx of the model.")
+    ] = None,
+    provider: Annotated[str, typer.Option("--provider", help="Where to run: cpu, cuda or tensorrt.")] = "cpu",
+    batch: Annotated[list[int], typer.Option("--batch", min=1, help="Rows of a call; repeat it for more.")] = [1, 4],  # noqa: B006
+    length: Annotated[list[int], typer.Option("--length", min=1, help="Tokens of a row; repeat it.")] = [32, 128],  # noqa: B006
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Laps at each point.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write bench.json and bench.html.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
+    from compressor import benchmark, pipeline, sources
+
+    names = {"artifact": artifact} | ({"rival": against} if against else {})
+    sides = pipeline.sides({name: sources.open_input(path) for name, path in names.items()}, provider)
+    points = benchmark.measure(sides, benchmark.Sweep(batch, length, repeats), _progress())
+    if output:
+        benchmark.write(output, points)
+    rows = benchmark.rows(points)
+    _emit(rows) if json_ else _table(f"on {provider}", rows)
+    if not json_:
+        _plot(rows)
 
 
 @app.command()
@@ -405,6 +442,14 @@ def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json
         print(f"fallback: {line}")
     if made:
         print(f"artifact: {made.directory}\nreport:   {made.directory / 'report.md'}")
+
+
+def _plot(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A bar for each row, as wide as its median."""
+    most = max(row["median_ms"] for row in rows)
+    for row in rows:
+        name = f"{row['part']} {row['batch']}x{row['length']} {row['side']}"
+        print(f"{name:<32} {'#' * max(1, round(BAR_WIDTH * row['median_ms'] / most))} {row['median_ms']:.3g} ms")
 
 
 def _show_prediction(found: Prediction, *, strict: bool, as_json: bool) -> None:

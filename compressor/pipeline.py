@@ -26,10 +26,12 @@ from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
+from compressor.providers import backends
 from compressor.recipe import Gptq, Quantize, Recipe
 from compressor.report import Report
-from compressor.session import load_model, save_model
+from compressor.session import Backend, load_model, save_model
 from compressor.sources import Source
+from compressor.validate.subject import Subject
 
 STAGES = ("export", "optimize", "quantize", "package")
 Rows = list[dict[str, Any]]
@@ -209,15 +211,22 @@ def validate(
     *,
     rounded: Artifact | None = None,
     made_by: Sequence[Artifact] = (),
+    provider: str | None = None,
     track: Track = identity,
 ) -> Report:
-    """Measure the candidate against the unquantized reference and put each number under its limit."""
-    from compressor.validate import agreement, layers, paged, perplexity, size, speed, structure
-    from compressor.validate.subject import Subject
+    """Measure the candidate against the unquantized reference and put each number under its limit.
+
+    On a provider that has to be there; on None at the recipe's target where that loads, and else on the CPU, which
+    the report says.
+    """
+    from compressor.validate import agreement, latency, layers, paged, perplexity, placement, size, speed, structure
 
     begin = time.perf_counter()
     limits = recipe.validate_
-    ours, theirs = Subject(candidate.model), Subject(reference.model, is_reference=True)
+    where, absent = (provider, ()) if provider else backends.at_hand(recipe.target)
+    backend = _backend(where, candidate, reference)
+    ours = Subject(candidate.model, backend=backend)
+    theirs = Subject(reference.model, is_reference=True, backend=backend)
     stages = (*made_by, candidate)
     layer_rows: Rows = next((one.facts["layers"] for one in stages if "layers" in one.facts), [])
     windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
@@ -232,10 +241,14 @@ def validate(
         found += size.measure(ours, theirs, limits.size)
         if limits.speed and ours.decoder:
             found += speed.measure(ours, theirs, limits.speed)
+        on = provider or backends.home(recipe.target)
+        found += placement.measure(ours, on, limits.placement, observe=bool(provider) or where != "cpu")
+        if limits.latency:
+            found += latency.measure(ours, limits.latency)
     found += layers.measure(layer_rows, limits.layers)
     return Report(
         tuple(found),
-        fallbacks=tuple(line for one in stages for line in one.facts.get("fallbacks", ())),
+        fallbacks=(*absent, *(line for one in stages for line in one.facts.get("fallbacks", ()))),
         stages=tuple(_stage_rows(stages, time.perf_counter() - begin)),
         passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
         layers=tuple(layer_rows),
@@ -400,6 +413,26 @@ def _decoder_batches(model: ir.Model, windows: Windows) -> list[Feeds]:
     assert sizes is not None  # held by _calibration_windows
     rows = max(1, TOKENS_PER_BATCH // windows.ids.shape[1])
     return [sizes.feeds(windows.ids[at : at + rows]) for at in range(0, len(windows.ids), rows)]
+
+
+def sides(artifacts: Mapping[str, Artifact], provider: str) -> dict[str, Subject]:
+    """Artifacts ready to be run on a provider, each with its own engines. Raises: MachineError when it is missing."""
+    return {name: Subject(one.model, backend=_backend(provider, one, one)) for name, one in artifacts.items()}
+
+
+def _backend(where: str, candidate: Artifact, reference: Artifact) -> Backend:
+    engines = backends.engines_beside(candidate.directory)
+    profiles = _profiles(candidate, reference) if where == "tensorrt" else {}
+    return backends.find(where, candidate.model, engines=engines, profiles=profiles)
+
+
+def _profiles(candidate: Artifact, reference: Artifact) -> Mapping[str, Any]:
+    """Shape profiles: those the export wrote into a manifest, or what a bare graph's axes are called."""
+    from compressor.export import static
+
+    kept: list[Mapping[str, Any]] = [one.facts["profiles"] for one in (candidate, reference) if "profiles" in one.facts]
+    found: Mapping[str, Any] = kept[0].get(MODEL, {}) if kept else static.profile(load_model(candidate.model))
+    return found
 
 
 def _heldout_windows(candidate: Artifact, reference: Artifact, recipe: Recipe, sizes: Decoder | None) -> Windows | None:

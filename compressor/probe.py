@@ -45,7 +45,7 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
     open_session(model, "exact")  # a graph that does not load at all is the caller's error, and said as such
     for size in FREE_AXES:
         try:
-            probe = Probe((_feeds(model, size, seed),))
+            probe = Probe((made_up(model, (size, size), seed),))
             probe(model)
         except Exception:  # ONNX Runtime's own, or a type that numpy has no array for: these inputs are not it
             continue
@@ -53,14 +53,16 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
     return None
 
 
-def _feeds(model: ir.Model, free_axis: int, seed: int) -> Feeds:
+def made_up(model: ir.Model, sizes: tuple[int, int], seed: int) -> Feeds:
+    """Values for every input that needs one; `sizes`: of a free axis that is the first of its shape, and of others."""
     rng = np.random.default_rng(seed)
     given = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    return {str(value.name): _fill(value, free_axis, rng) for value in given}
+    return {str(value.name): _fill(value, sizes, rng) for value in given}
 
 
-def _fill(value: ir.Value, free_axis: int, rng: np.random.Generator) -> NDArray[np.generic]:
-    shape = [size if isinstance(size, int) and size >= 0 else free_axis for size in value.shape or ()]
+def _fill(value: ir.Value, sizes: tuple[int, int], rng: np.random.Generator) -> NDArray[np.generic]:
+    stated = enumerate(value.shape or ())
+    shape = [size if isinstance(size, int) and size >= 0 else sizes[bool(place)] for place, size in stated]
     dtype = value.dtype.numpy() if value.dtype else np.dtype(np.float32)
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(shape).astype(dtype)

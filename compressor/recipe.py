@@ -194,6 +194,24 @@ class Speed(Section):
     min_decode_ratio: float | None = Field(None, gt=0, description="of the reference's decode speed")
 
 
+class Placement(Section):
+    """Where the nodes run: measured on the target's provider where it loads, predicted where it does not."""
+
+    min_nodes_on_provider: float | None = Field(None, ge=0, le=1, description="share of the nodes")
+    min_flops_on_provider: float | None = Field(None, ge=0, le=1, description="share of the operations")
+    max_copies: int | None = Field(None, ge=0, description="between host and device, a run")
+
+
+class Latency(Section):
+    """Milliseconds a call takes, median and 95th percentile; limits are of the latter."""
+
+    prompt: int = Field(128, ge=1, description="tokens of the prefill")
+    repeats: int = Field(50, ge=2)
+    max_prefill_p95: float | None = Field(None, gt=0, description="milliseconds")
+    max_decode_p95: float | None = Field(None, gt=0, description="milliseconds a token")
+    max_call_p95: float | None = Field(None, gt=0, description="milliseconds, graphs that are no decoders")
+
+
 class Layers(Section):
     """The solver's output error of each layer, against rounding's."""
 
@@ -208,6 +226,8 @@ class Validate(Section):
     paged: Paged = Paged()
     size: Size = Size()
     speed: Speed | None = Speed()
+    placement: Placement = Placement()
+    latency: Latency | None = Field(None, description="asked for by `validate --provider`")
     layers: Layers = Layers()
 
 

@@ -6,8 +6,9 @@ Two settings exist: `exact` runs the graph as written (the numeric reference), `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,16 +23,30 @@ Mode = Literal["exact", "served"]
 CPU = "CPUExecutionProvider"
 
 
+@dataclass(frozen=True)
+class Backend:
+    """The providers a session asks in turn, each with its options; the first is the one that is meant."""
+
+    providers: tuple[tuple[str, Mapping[str, str]], ...] = ((CPU, {}),)
+
+    @property
+    def name(self) -> str:
+        return self.providers[0][0]
+
+
+ON_CPU = Backend()
+
+
 def open_session(
     model: Path | ir.Model,
     mode: Mode,
     *,
-    provider: str = CPU,
+    backend: Backend = ON_CPU,
     spinning: bool = True,
     lean: bool = False,
     tiled: bool = True,
 ) -> ort.InferenceSession:
-    """A session on one provider.
+    """A session on a backend.
 
     A model in memory may hold tensors that lie in a file: they stay there and are mapped. `spinning=False` lets idle
     threads sleep, for work that alternates between ONNX Runtime and torch. `lean=True` keeps no copy of a weight and
@@ -41,10 +56,14 @@ def open_session(
 
     Raises: RequestError when ONNX Runtime refuses the graph; MachineError when the provider is missing.
     """
+    with _environment({} if tiled else {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1"}):
+        return start(model, session_options(mode, spinning=spinning, lean=lean), backend)
+
+
+def session_options(mode: Mode, *, spinning: bool = True, lean: bool = False) -> ort.SessionOptions:
+    """The settings of a mode, for those who add their own before the session starts."""
     import onnxruntime as ort
 
-    if provider not in ort.get_available_providers():
-        raise MachineError(f"{provider} is not in this onnxruntime {ort.__version__}; `compress doctor` says what is")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails raises; said once is enough
     level = ort.GraphOptimizationLevel
@@ -55,6 +74,21 @@ def open_session(
     if lean:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    return options
+
+
+def start(model: Path | ir.Model, options: ort.SessionOptions, backend: Backend = ON_CPU) -> ort.InferenceSession:
+    """A session with these options, on the backend's first provider: where that did not load, none at all.
+
+    Raises: as `open_session`.
+    """
+    import onnxruntime as ort
+
+    if backend.name not in ort.get_available_providers():
+        raise MachineError(
+            f"{backend.name} is not in this onnxruntime {ort.__version__}; `compress doctor` says what is"
+        )
+    providers = [(name, dict(given)) for name, given in backend.providers]
     try:
         if isinstance(model, Path):
             content: str | bytes = str(model)
@@ -62,11 +96,13 @@ def open_session(
             content, folder = _serialise(model)
             if folder is not None:
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        with _environment({} if tiled else {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1"}):
-            return ort.InferenceSession(content, options, providers=[provider])
+        session = ort.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         name = model if isinstance(model, Path) else model.graph.name or "graph"
         raise RequestError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from error
+    if session.get_providers()[0] != backend.name:
+        raise MachineError(f"{backend.name} did not load and ONNX Runtime took the CPU; `compress doctor` says why")
+    return session
 
 
 def load_model(path: Path) -> ir.Model:

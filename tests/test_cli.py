@@ -216,10 +216,9 @@ def test_inspect_finds_damage(first: FirstRun, small: Run, compress: Compress) -
 
 
 def test_doctor_says_which_providers_really_load(monkeypatch: pytest.MonkeyPatch, compress: Compress) -> None:
-    monkeypatch.setattr(environment, "_available", lambda: ["CPUExecutionProvider", "NoSuchExecutionProvider"])
+    monkeypatch.setattr(environment, "_known", lambda: ["CPUExecutionProvider"])
     ended = compress("doctor", "--json")
     assert ended.code == 0, ended.err
     facts = ended.json()
-    assert facts["providers"]["CPUExecutionProvider"] == "works"
-    assert facts["providers"]["NoSuchExecutionProvider"].startswith("does not load: ")
+    assert facts["providers"] == {"CPUExecutionProvider": "works"}
     assert facts["versions"]["compress"]

@@ -231,7 +231,7 @@ def test_bytes_that_are_no_graph_are_told_in_one_line(tmp_path: Path, content: b
 
 def test_a_provider_that_is_not_here_is_the_machines_fault(graph: Path) -> None:
     with pytest.raises(MachineError, match=r"^NoSuchProvider is not in this onnxruntime .+; `compress doctor`"):
-        session.open_session(graph, "served", provider="NoSuchProvider")
+        session.open_session(graph, "served", backend=session.Backend((("NoSuchProvider", {}),)))
 
 
 def test_a_graph_that_onnx_runtime_refuses_is_a_wrong_request(graph: Path) -> None:

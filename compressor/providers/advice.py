@@ -127,7 +127,7 @@ def _tensorrt_needs(model: ir.Model) -> list[str]:
     if free:
         named = ", ".join(free[:4]) + (f" and {len(free) - 4} more" if len(free) > 4 else "")
         lines.append(
-            f"free axes in {named}: give every one of these {len(free)} inputs a shape profile (validate.profiles), or "
-            "the engine is rebuilt at each new shape"
+            f"free axes in {named}: an engine is built for a range of shapes of {len(free)} inputs; "
+            "export.static makes it one shape"
         )
     return lines

@@ -1,75 +1,104 @@
-"""What this machine has: versions, providers that really load and what mends the others, memory, disk."""
+"""`compress doctor`: what this machine has, what is wrong with it, and the command that mends it.
+
+facts      versions, providers that really load (each tried in a process of its own), device, driver, CUDA, cuDNN,
+           TensorRT, memory, disk, compiler
+problems   one line each: what is wrong, what it costs, what to run
+"""
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from compressor.artifact import versions
+from compressor.providers import device, kernels, libraries
+from compressor.providers.kernels import CUDA, TENSORRT
 
-# What brings the libraries of a provider; ONNX Runtime 1.31 is built for CUDA 13, cuDNN 9 and TensorRT 10.
-REMEDY = {
-    "CUDAExecutionProvider": "pip install 'onnxruntime-gpu[cuda,cudnn]' on a machine with an NVIDIA driver for CUDA 13",
-    "TensorrtExecutionProvider": "pip install 'tensorrt-cu13<11', and what CUDAExecutionProvider needs",
-}
-SECONDS_TO_LOAD = 120
-
-# One Add, in a process of its own: a provider with half of its libraries may take the process down with it.
-PROBE = """
-import json, sys
-import onnx_ir as ir, numpy as np, onnxruntime as ort
-x = ir.Value(name="x", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
-add = ir.node("Add", [x, x])
-add.outputs[0].name = "y"
-model = ir.Model(ir.Graph([x], add.outputs, nodes=[add], opset_imports={"": 21}, name="probe"), ir_version=10)
-options = ort.SessionOptions()
-options.log_severity_level = 4
-content = ir.to_proto(model).SerializeToString()
-session = ort.InferenceSession(content, options, providers=[sys.argv[1]])
-session.run(None, {"x": np.ones(1, np.float32)})
-print(json.dumps(session.get_providers()[0]))
-"""
+WORKS = "works"
+LOW_MEMORY, LOW_DISK = 4e9, 10e9  # bytes: what quantizing a decoder of 0.5 B parameters holds, and leaves behind
+# Distributions whose presence and version decide whether a device's providers load.
+DEVICE_PACKAGES = ("nvidia-cuda-runtime", "nvidia-cublas", "nvidia-cudnn-cu13", "tensorrt-cu13", "tensorrt")
+BOTH = ("onnxruntime", "onnxruntime-gpu")
 
 
 def examine() -> dict[str, Any]:
-    """Facts for `compress doctor`; a provider is `works` or the reason and the remedy."""
-    return {
+    """Facts and problems; a provider is `works` or the reason and the remedy."""
+    providers = {name: libraries.obstacle(name) or WORKS for name in _known()}
+    memory, disk = _memory(), shutil.disk_usage(".").free
+    facts = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "versions": versions(),
+        "kernel tables": ", ".join(kernels.versions()),
         "cores": os.cpu_count(),
         "matrix units": _matrix_units(),
-        "memory": _memory(),
-        "disk free here": f"{shutil.disk_usage('.').free / 1e9:.1f} GB",
+        "memory": _memory_line(memory),
+        "disk free here": f"{disk / 1e9:.1f} GB",
         "compiler": shutil.which("cc") or shutil.which("cl") or "none",
-        "providers": {name: _try(name) for name in _available()},
+        "device": _device(),
+        "device packages": {name: found for name in DEVICE_PACKAGES if (found := _version(name))} or "none",
+        "providers": providers,
     }
+    return facts | {"problems": list(_problems(providers, memory, disk)) or ["none"]}
 
 
-def _available() -> list[str]:
+def _known() -> list[str]:
+    """The providers of this wheel that are ours to use; other ones a wheel may carry are not asked for."""
     import onnxruntime as ort
 
     found: list[str] = ort.get_available_providers()
-    return found
+    return [name for name in found if name in libraries.LIBRARIES]
 
 
-def _try(provider: str) -> str:
-    """Open a session on a provider in a subprocess; ONNX Runtime falls back in silence, so ask who ran."""
-    command = [sys.executable, "-c", PROBE, provider]
+def _problems(providers: dict[str, str], memory: tuple[int, int] | None, disk: int) -> Iterator[str]:
+    """What is wrong; a machine without a GPU is no problem, a GPU that cannot be used is one."""
+    has_device = _device() != "none"
+    for name, state in providers.items():
+        if state != WORKS and (has_device or name not in (CUDA, TENSORRT)):
+            yield f"{name} does not load: {state}"
+    if has_device and CUDA not in providers:
+        yield f"there is a GPU, and this onnxruntime has no {CUDA}: {libraries.WHEEL}"
+    if all(_version(name) for name in BOTH):
+        yield (
+            "onnxruntime and onnxruntime-gpu lie over each other: pip uninstall -y onnxruntime onnxruntime-gpu && "
+            f"{libraries.WHEEL}"
+        )
+    newer = _version("tensorrt") or _version("tensorrt-cu13") or "10"
+    if int(newer.split(".")[0]) > 10:
+        yield f"TensorRT {newer} is too new for onnxruntime 1.31, which loads 10: {libraries.ENGINE}"
+    if memory and memory[0] < LOW_MEMORY:
+        yield f"{memory[0] / 1e9:.1f} GB of memory are free: close other programs, or set calibration.samples lower"
+    if disk < LOW_DISK:
+        yield f"{disk / 1e9:.1f} GB of disk are free here: choose another -o, or delete old *.stages folders"
+    if shutil.which("cc") is None and shutil.which("cl") is None:
+        yield "no C compiler: `make kernels` and the placement tests need one: apt-get install build-essential"
+
+
+def _device() -> str:
+    """Name, driver and memory of the first GPU, as the driver's own tool says; none without one."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "none"
+    command = [tool, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_LOAD, check=False)
-    except subprocess.TimeoutExpired:
-        return f"no answer in {SECONDS_TO_LOAD} s. {REMEDY.get(provider, '')}".strip()
-    answer = result.stdout.strip().splitlines()[-1:]
-    if result.returncode == 0 and answer == [json.dumps(provider)]:
-        return "works"
-    reason = "its libraries did not load" if result.returncode == 0 else f"it ended with code {result.returncode}"
-    return f"does not load: {reason}. {REMEDY.get(provider, '')}".strip()
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "nvidia-smi does not answer"
+    lines = said.stdout.strip().splitlines()
+    free = device.memory()
+    return lines[0] + (f", {free[0] / 1e9:.1f} GB free" if free else "") if lines else "none"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _matrix_units() -> str:
@@ -80,11 +109,16 @@ def _matrix_units() -> str:
     return "AMX bfloat16" if torch.cpu._is_amx_tile_supported() else "none; products run in float32"
 
 
-def _memory() -> str:
-    """Total and available memory, where the system says so."""
+def _memory() -> tuple[int, int] | None:
+    """Available and total bytes, where the system says so."""
     table = Path("/proc/meminfo")
     if not table.is_file():
-        return "not known on this system"
+        return None
     rows = dict(line.split(":", 1) for line in table.read_text(encoding="utf-8").splitlines() if ":" in line)
-    total, free = (int(rows[name].split()[0]) / 1e6 for name in ("MemTotal", "MemAvailable"))
-    return f"{free:.1f} GB available of {total:.1f} GB"
+    available, total = (int(rows[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    return available, total
+
+
+def _memory_line(memory: tuple[int, int] | None) -> str:
+    return "not known on this system" if memory is None else "{:.1f} GB available of {:.1f} GB".format(
+        *(one / 1e9 for one in memory))  # fmt: skip

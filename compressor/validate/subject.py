@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from compressor.decoder import Decoder, DecoderSession
 from compressor.errors import RequestError
-from compressor.session import graph_nbytes, load_model, open_session
+from compressor.session import ON_CPU, Backend, graph_nbytes, load_model, open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """One side of a comparison. The reference runs `exact`, the candidate as it will be `served`."""
+    """One side of a comparison. The reference runs `exact` on the CPU, the candidate as it will be `served`, where."""
 
     path: Path
     is_reference: bool = False
+    backend: Backend = ON_CPU
 
     @cached_property
     def model(self) -> ir.Model:
@@ -30,12 +31,15 @@ class Subject:
 
     @cached_property
     def session(self) -> ort.InferenceSession:
-        return open_session(self.path, "exact" if self.is_reference else "served")
+        return open_session(self.path, "exact") if self.is_reference else self._as_served()
 
     @cached_property
     def served(self) -> ort.InferenceSession:
         """The session that speed is measured on, whichever side this is."""
-        return open_session(self.path, "served") if self.is_reference else self.session
+        return self._as_served() if self.is_reference else self.session
+
+    def _as_served(self) -> ort.InferenceSession:
+        return open_session(self.path, "served", backend=self.backend)
 
     @cached_property
     def decoder(self) -> Decoder | None:
