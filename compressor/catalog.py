@@ -44,6 +44,15 @@ PASSES = {
         CONTRIB,
         "no repeated keys and no stored scores; tiled for long prompts on the CPU, flash on CUDA",
     ),
+    "multi-head-attention-fusion": GraphPass(
+        "passes.multi_head_attention_fusion:MultiHeadAttentionFusion", CONTRIB, "heads are neither split nor copied"
+    ),
+    "gelu-fusion": GraphPass(
+        "passes.gelu_fusion:GeluFusion",
+        ("generic", *CONTRIB),
+        "one sweep instead of five; TensorRT fuses the written-out form itself",
+    ),
+    "quick-gelu-fusion": GraphPass("passes.quick_gelu_fusion:QuickGeluFusion", CONTRIB, "one sweep instead of three"),
     "skip-normalization-fusion": GraphPass(
         "passes.skip_normalization_fusion:SkipNormalizationFusion", CONTRIB, "sum and norm in one sweep"
     ),

@@ -19,11 +19,12 @@ from typing import Any
 import onnx_ir as ir
 
 from passes import attention
-from passes.attention import HEADS_FIRST, Attention, Heads
+from passes.attention import Attention, Heads
 from passes.building import Builder
 from passes.causality import is_causal
 from passes.dead_node_elimination import DeadNodeElimination
-from passes.matching import made_by, normalized_axis, origin, permutation, same, sizes
+from passes.heads import added, hand_over, joined, known
+from passes.matching import made_by, normalized_axis, origin, sizes
 from passes.refusal import Refusal
 
 CONTRIB = "com.microsoft"
@@ -104,112 +105,35 @@ def _objection(found: Attention, key: _Cache | None, value: _Cache | None) -> st
     return ""
 
 
-def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, known: _Lengths) -> None:
+def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, rows: _Lengths) -> None:
     build.before(found.node)
-    q, k, v = (_flattened(one, build) for one in (found.q, key.new, value.new))
-    lengths, total = known.of(key, k, build)
+    q, k, v = (joined(one, build) for one in (found.q, key.new, value.new))
+    lengths, total = rows.of(key, k, build)
     y, present_key, present_value = build.node(
         "GroupQueryAttention",
-        [q, k, v, key.past, value.past, lengths, total, None, None, None, _bias(found, build)],
+        [q, k, v, key.past, value.past, lengths, total, None, None, None, added(found, build)],
         _attributes(found, key),
         domain=CONTRIB,
         outputs=3,
     )
     for old, new in ((key.joined, present_key), (value.joined, present_value)):
         build.hand_over(old, new)
-    _hand_over_heads(found, y, build)
+    hand_over(found, y, build)
 
 
 def _attributes(found: Attention, key: _Cache) -> dict[str, Any]:
     """`causal` hides the future without reading the mask there; for a mask that may show it, the mask decides alone."""
-    heads, groups = _heads(found.q).count, _heads(key.new).count
+    heads, groups = known(found.q).count, known(key.new).count
     hides_future = found.mask is not None and is_causal(found.mask)
     attributes = {"num_heads": heads, "kv_num_heads": groups, "scale": found.scale, "softcap": found.softcap}
     return attributes | ({} if hides_future else {"causal": 0})
 
 
-def _heads(value: ir.Value) -> Heads:
-    heads = Heads.of(value)
-    assert heads is not None  # held by _objection
-    return heads
-
-
-def _flattened(value: ir.Value, build: Builder) -> ir.Value:
-    """[batch, heads, sequence, size] -> [batch, sequence, heads * size], undoing what split it where that is seen."""
-    value, heads = origin(value), _heads(value)
-    rotary = made_by(value, "RotaryEmbedding")
-    if rotary is not None and Heads.of(rotary.inputs[0]) == heads:
-        inner = _flattened(_given(rotary.inputs[0]), build)
-        attributes = {**rotary.attributes, "num_heads": heads.count}
-        return build.one("RotaryEmbedding", [inner, *rotary.inputs[1:]], attributes)
-    transpose = made_by(value, "Transpose")
-    if transpose is not None and permutation(transpose) == HEADS_FIRST:
-        split = origin(_given(transpose.inputs[0]))
-    else:
-        split = build.one("Transpose", [value], {"perm": HEADS_FIRST})
-    reshape = made_by(split, "Reshape")
-    if reshape is not None and _is_merged(reshape.inputs[0], value):
-        return origin(_given(reshape.inputs[0]))
-    return build.one("Reshape", [split, build.integers([0, 0, heads.width])])
-
-
-def _given(value: ir.Value | None) -> ir.Value:
-    assert value is not None, "the standard gives these operators a first input"
-    return value
-
-
 def _lengths(past: ir.Value, new: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:
     """seqlens_k [batch], the last position of each row, and the total length."""
     cached = build.one("Cast", [build.one("Shape", [past], {"start": 2, "end": 3})], {"to": ir.DataType.INT32})
-    added = build.one("Cast", [build.one("Shape", [new], {"start": 1, "end": 2})], {"to": ir.DataType.INT32})
-    total = build.one("Add", [cached, added])
+    fresh = build.one("Cast", [build.one("Shape", [new], {"start": 1, "end": 2})], {"to": ir.DataType.INT32})
+    total = build.one("Add", [cached, fresh])
     last = build.one("Sub", [total, build.integers([1], ir.DataType.INT32)])
     lengths = build.one("Expand", [last, build.one("Shape", [new], {"start": 0, "end": 1})])
     return lengths, build.one("Squeeze", [total])
-
-
-def _bias(found: Attention, build: Builder) -> ir.Value | None:
-    """The mask as numbers to add."""
-    mask = found.mask
-    if mask is None or mask.dtype != ir.DataType.BOOL:
-        return mask
-    dtype = found.q.dtype or ir.DataType.FLOAT
-    seen, unseen = build.number(0.0, dtype), build.number(dtype.min, dtype)
-    return build.shared("Where", [mask, seen, unseen])
-
-
-def _hand_over_heads(found: Attention, y: ir.Value, build: Builder) -> None:
-    """Readers of [batch, heads, sequence, size] get y, which is [batch, sequence, heads * size]."""
-    heads = _heads(found.q)
-    merged = _merged(found)
-    if merged is not None:
-        build.hand_over(merged, y)
-        return
-    split = build.one("Reshape", [y, build.integers([0, 0, heads.count, heads.size])])
-    build.hand_over(found.out, build.one("Transpose", [split], {"perm": HEADS_FIRST}))
-
-
-def _merged(found: Attention) -> ir.Value | None:
-    """The [batch, sequence, heads * size] that the only readers of the heads make of them."""
-    value, turned = found.out, False
-    while not value.is_graph_output() and len(readers := value.consumers()) == 1:
-        before, (node,) = value, readers
-        value = node.outputs[0]
-        if node.op_type == "Transpose" and permutation(node) == HEADS_FIRST and not turned:
-            turned = True
-        elif turned and node.op_type == "Reshape" and _is_merged(value, found.q):
-            return value
-        elif node.op_type != "Identity" and not (node.op_type == "Reshape" and _keeps_shape(before, value)):
-            return None
-    return None
-
-
-def _is_merged(value: ir.Value | None, heads: ir.Value) -> bool:
-    """Whether a value is [batch, sequence, heads * size] of [batch, heads, sequence, size]."""
-    whole, apart = sizes(value, 3), sizes(heads, 4)
-    return whole is not None and apart is not None and same(whole, (apart[0], apart[2], _heads(heads).width))
-
-
-def _keeps_shape(before: ir.Value, after: ir.Value) -> bool:
-    was, became = sizes(before, 4), sizes(after, 4)
-    return was is not None and became is not None and same(was, became)

@@ -3,7 +3,8 @@
     s = x + skip; y = RMSNormalization(s, w)    -> y, s = SkipSimplifiedLayerNormalization(x, skip, w)
     s = x + skip; y = LayerNormalization(s, w, b) -> y, s = SkipLayerNormalization(x, skip, w, b)
 
-The sum stays readable: it is the fourth output. ONNX Runtime's own optimizer gives up where the sum is read again,
+A bias that one of the two was given just before goes along: skip = Add(z, bias). The sum stays readable: it is the
+fourth output. ONNX Runtime's own optimizer gives up where the sum is read again,
 which is everywhere in a model that normalizes first.
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com.microsoft.SkipLayerNormalization
 """
@@ -16,7 +17,8 @@ import onnx_ir as ir
 
 from passes.building import Builder
 from passes.constants import constant
-from passes.matching import normalized_axis, same
+from passes.dead_node_elimination import DeadNodeElimination
+from passes.matching import made_by, normalized_axis, same
 from passes.refusal import Refusal
 
 CONTRIB = "com.microsoft"
@@ -40,6 +42,7 @@ class SkipNormalizationFusion(ir.passes.InPlacePass):
         if not any([self._try_to_fuse(node, build) for node in norms]):
             return ir.passes.PassResult(model, False)
         model.opset_imports[CONTRIB] = 1
+        DeadNodeElimination()(model)
         return ir.passes.PassResult(model, True)
 
     def _try_to_fuse(self, norm: ir.Node, build: Builder) -> bool:
@@ -52,9 +55,10 @@ class SkipNormalizationFusion(ir.passes.InPlacePass):
             return False
         build.before(total)
         epsilon = norm.attributes.get_float("epsilon", DEFAULT_EPSILON)
-        outputs = build.node(
-            FUSED[norm.op_type], [*total.inputs, *norm.inputs[1:]], {"epsilon": epsilon}, domain=CONTRIB, outputs=4
-        )
+        terms, bias = _split_bias(total)
+        weights = [*norm.inputs[1:], None][: 1 if norm.op_type == "RMSNormalization" else 2]
+        inputs = [*terms, *weights, *([bias] if bias else [])]
+        outputs = build.node(FUSED[norm.op_type], inputs, {"epsilon": epsilon}, domain=CONTRIB, outputs=4)
         y, mean, inverse, again = outputs
         mean.name = inverse.name = ""
         for node, new in ((norm, y), (total, again)):
@@ -62,6 +66,34 @@ class SkipNormalizationFusion(ir.passes.InPlacePass):
             assert node.graph is not None  # both stand in this one
             node.graph.remove(node, safe=True)
         return True
+
+
+def _split_bias(total: ir.Node) -> tuple[list[ir.Value | None], ir.Value | None]:
+    """The two terms of a sum, and the constant vector that one of them was given by an Add nobody else reads."""
+    terms = list(total.inputs)
+    for at, term in enumerate(terms):
+        node = made_by(term, "Add")
+        if (
+            node is None
+            or term is None
+            or term is not node.outputs[0]
+            or len(term.uses()) != 1
+            or term.is_graph_output()
+        ):
+            continue
+        for side in (0, 1):
+            bias, other = node.inputs[side], node.inputs[1 - side]
+            if other is not None and bias is not None and constant(bias) is not None and _is_row(bias, other):
+                terms[at] = other
+                return terms, bias
+    return terms, None
+
+
+def _is_row(bias: ir.Value, other: ir.Value) -> bool:
+    """A vector as long as the rows it is added to."""
+    if bias.shape is None or other.shape is None or len(bias.shape) != 1 or len(other.shape) < 2:
+        return False
+    return bool(bias.shape[0] == other.shape[-1])
 
 
 def _objection(norm: ir.Node, total: ir.Node) -> str:

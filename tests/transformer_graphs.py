@@ -59,13 +59,17 @@ def rms_norm_of_another() -> ir.Model:
 
 
 def skip_norm(
-    norm: str = "RMSNormalization<axis = -1>(s, w)", skip: str = "float[N,S,16]", read: bool = True
+    norm: str = "RMSNormalization<axis = -1>(s, w)",
+    skip: str = "float[N,S,16]",
+    term: str = "Identity(skip)",
+    last: str = "Add(n, s)",
 ) -> ir.Model:
     return inferred(
         f"""(float[N,S,16] x, {skip} skip) => (float[N,S,16] y) {{
-            s = Add(x, skip)
+            t = {term}
+            s = Add(x, t)
             n = {norm}
-            y = {"Add(n, s)" if read else "Neg(n)"}
+            y = {last}
         }}""",
         23,
         w=normal(16),
@@ -199,6 +203,68 @@ def half_precision_norm() -> ir.Model:
     )
 
 
+def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)", softcap: bool = False) -> ir.Model:
+    """An encoder's. mask: none, per_key [B,1,1,S], full [B,1,S,S]; keys that do not come from a projection: `heads`."""
+    shape = {"none": "", "per_key": ", float[B,1,1,S] mask", "full": ", float[B,1,S,S] mask"}[mask]
+    capped = (
+        "low = Div(scaled, cap)  bent = Tanh(low)  capped = Mul(bent, cap)" if softcap else "capped = Identity(scaled)"
+    )
+    return inferred(
+        f"""(float[B,S,32] x, float[B,4,S,8] heads{shape}) => (float[B,S,32] y) {{
+            q4 = Reshape(x, split)  q = Transpose<perm = [0,2,1,3]>(q4)
+            k3 = Neg(x)  k4 = Reshape(k3, split)  k = {keys}
+            v4 = Reshape(x, split)  v = Transpose<perm = [0,2,1,3]>(v4)
+            kt = Transpose<perm = [0,1,3,2]>(k)  scores = MatMul(q, kt)  scaled = Div(scores, root)
+            {capped}
+            masked = {"Identity(capped)" if mask == "none" else "Add(capped, mask)"}
+            p = Softmax<axis = -1>(masked)  o = MatMul(p, v)
+            ot = Transpose<perm = [0,2,1,3]>(o)  y = Reshape(ot, flat)
+        }}""",
+        17,
+        split=np.array([0, 0, 4, 8]),
+        flat=np.array([0, 0, 32]),
+        root=np.float32(3),
+        cap=np.float32(2),
+    )
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+GELU = {
+    "erf": "d = Div(x, root)  e = Erf(d)  o = Add(e, one)  h = Mul(x, half)  y = Mul(h, o)",
+    "erf_halved_last": "d = Mul(x, unroot)  e = Erf(d)  o = Add(e, one)  h = Mul(x, o)  y = Mul(h, half)",
+    "tanh": "c = Pow(x, three)  k = Mul(c, cubic)  i = Add(x, k)  s = Mul(i, pi)  t = Tanh(s)  o = Add(t, one)  "
+    "h = Mul(x, half)  y = Mul(h, o)",
+    "tanh_cubed_by_hand": "b = Mul(x, x)  c = Mul(x, b)  k = Mul(c, cubic)  i = Add(x, k)  s = Mul(i, pi)  "
+    "t = Tanh(s)  o = Add(t, one)  h = Mul(x, half)  y = Mul(h, o)",
+    "of_another": "d = Div(z, root)  e = Erf(d)  o = Add(e, one)  h = Mul(x, half)  y = Mul(h, o)",
+    "wrong_root": "d = Div(x, three)  e = Erf(d)  o = Add(e, one)  h = Mul(x, half)  y = Mul(h, o)",
+    "not_halved": "d = Div(x, root)  e = Erf(d)  o = Add(e, one)  y = Mul(x, o)",
+}
+
+
+def gelu(form: str = "erf", opset: int = 20) -> ir.Model:
+    return inferred(
+        f"(float[N,8] x, float[N,8] z) => (float[N,8] y) {{ {GELU[form]} }}",
+        opset,
+        root=np.float32(np.sqrt(2)),
+        unroot=np.float32(np.sqrt(0.5)),
+        one=np.float32(1),
+        half=np.float32(0.5),
+        three=np.float32(3),
+        cubic=np.float32(0.044715),
+        pi=np.float32(np.sqrt(2 / np.pi)),
+    )
+
+
+def quick_gelu(inner: str = "Mul(x, alpha)", outer: str = "x") -> ir.Model:
+    return inferred(
+        f"(float[N,8] x, float[N,8] z) => (float[N,8] y) {{ a = {inner}  s = Sigmoid(a)  y = Mul({outer}, s) }}",
+        17,
+        alpha=np.float32(1.702),
+    )
+
+
 GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "attention_eager": cached_attention,
     "attention_eager_opset_21": partial(cached_attention, opset=21),
@@ -210,6 +276,16 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "attention_operator": partial(cached_attention, form="operator"),
     "attention_operator_added": partial(cached_attention, form="operator_added"),
     "attention_read_apart": partial(cached_attention, read="apart"),
+    "encoder_attention": attention,
+    "encoder_attention_capped": partial(attention, softcap=True),
+    "encoder_attention_full_mask": partial(attention, mask="full"),
+    "encoder_attention_mask_per_key": partial(attention, mask="per_key"),
+    "encoder_attention_of_cached_heads": partial(attention, keys="Identity(heads)"),
+    **{f"gelu_{form}": partial(gelu, form) for form in GELU},
+    "gelu_opset_19": partial(gelu, opset=19),
+    "quick_gelu": quick_gelu,
+    "quick_gelu_of_another": partial(quick_gelu, outer="z"),
+    "silu": partial(quick_gelu, inner="Identity(x)"),
     "rms_norm": rms_norm,
     "rms_norm_half_precision": half_precision_norm,
     "rms_norm_of_another": rms_norm_of_another,
@@ -224,5 +300,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "skip_layer_norm": partial(skip_norm, norm="LayerNormalization<axis = -1>(s, w, b)"),
     "skip_norm": skip_norm,
     "skip_norm_broadcasts": partial(skip_norm, skip="float[16]"),
-    "skip_norm_is_unread": partial(skip_norm, read=False),
+    "skip_norm_biased": partial(skip_norm, term="Add(skip, b)"),
+    "skip_norm_bias_is_read": partial(skip_norm, term="Add(skip, b)", last="Add(n, t)"),
+    "skip_norm_is_unread": partial(skip_norm, last="Neg(n)"),
 }

@@ -18,7 +18,15 @@ from tests.transformer_graphs import GRAPHS, skip_norm
 def test_sum_and_norm_are_one_operator(name: str, operator: str) -> None:
     model = GRAPHS[name]()
     assert SkipNormalizationFusion()(model).modified
-    assert [node.op_type for node in model.graph][:-1] == [operator]
+    assert [node.op_type for node in model.graph if node.op_type != "Identity"][:-1] == [operator]
+
+
+@pytest.mark.parametrize(("name", "inputs"), [("skip_norm_biased", 4), ("skip_norm_bias_is_read", 3)])
+def test_a_bias_goes_along_where_nobody_else_reads_it(name: str, inputs: int) -> None:
+    model = GRAPHS[name]()
+    assert SkipNormalizationFusion()(model).modified
+    (node,) = [node for node in model.graph if node.op_type == "SkipSimplifiedLayerNormalization"]
+    assert len(node.inputs) == inputs
 
 
 @pytest.mark.parametrize(

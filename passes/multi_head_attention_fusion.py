@@ -1,0 +1,86 @@
+"""Attention without a cache is MultiHeadAttention: ONNX Runtime's own operator for encoders.
+
+    y = attention(split(q), split(k), split(v), mask)  ->  y = MultiHeadAttention(q, k, v, mask)
+
+q, k, v and y are [batch, sequence, heads * size]. Without a mask the CPU goes over the scores in tiles and never stores
+them. Keys and values that come as heads already, as a cache of an encoder does, keep the written-out form.
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com.microsoft.MultiHeadAttention
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from passes import attention
+from passes.attention import HEADS_FIRST, Attention, Heads
+from passes.building import Builder
+from passes.dead_node_elimination import DeadNodeElimination
+from passes.heads import added, hand_over, joined, known
+from passes.matching import made_by, permutation, sizes
+from passes.refusal import Refusal
+
+CONTRIB = "com.microsoft"
+
+
+@dataclass
+class MultiHeadAttentionFusion(ir.passes.InPlacePass):
+    """Turn each attention whose heads were split off projections into one MultiHeadAttention."""
+
+    refusals: list[Refusal] = field(default_factory=list, init=False)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.refusals = []
+        build = Builder(model.graph)
+        found = [one for one in map(attention.find, model.graph) if one is not None]
+        if not any([self._try_to_fuse(one, build) for one in found]):
+            return ir.passes.PassResult(model, False)
+        model.opset_imports[CONTRIB] = 1
+        DeadNodeElimination()(model)
+        return ir.passes.PassResult(model, True)
+
+    def _try_to_fuse(self, found: Attention, build: Builder) -> bool:
+        reason = _objection(found)
+        if reason:
+            self.refusals.append(Refusal.of(found.node, reason))
+            return False
+        build.before(found.node)
+        inputs = [*(joined(one, build) for one in (found.q, found.k, found.v)), None, None, _bias(found, build)]
+        attributes = {"num_heads": known(found.q).count, "scale": found.scale}
+        (y,) = build.node("MultiHeadAttention", inputs, attributes, domain=CONTRIB)
+        hand_over(found, y, build)
+        return True
+
+
+def _objection(found: Attention) -> str:
+    q, k, v = Heads.of(found.q), Heads.of(found.k), Heads.of(found.v)
+    if q is None or k is None or v is None:
+        return "its heads are not known before it runs"
+    if not q == k == v:
+        return f"queries {q}, keys {k} and values {v} differ, and the operator has one kind of heads"
+    if found.softcap:
+        return "its scores are capped, which the operator does not do"
+    if not (_is_split(found.k) and _is_split(found.v)):
+        return "its keys and values come as heads, and joining them would copy them"
+    if found.mask is not None and sizes(found.mask, 4) is None:
+        return f"its mask '{found.mask.name}' is not known to be [batch, heads, sequence, total]"
+    return ""
+
+
+def _is_split(value: ir.Value) -> bool:
+    node = made_by(value, "Transpose", "RotaryEmbedding")
+    if node is not None and node.op_type == "RotaryEmbedding" and node.inputs[0] is not None:
+        return _is_split(node.inputs[0])
+    return node is not None and permutation(node) == HEADS_FIRST
+
+
+def _bias(found: Attention, build: Builder) -> ir.Value | None:
+    """The operator repeats a mask over batch and heads, and not over queries: there it is spread out, once for all."""
+    mask = added(found, build)
+    shape = sizes(found.mask, 4)
+    if mask is None or shape is None or shape[2] != 1:
+        return mask
+    queries = build.shared("Shape", [found.q], {"start": 2, "end": 3})
+    one = build.integers([1])
+    return build.shared("Expand", [mask, build.shared("Concat", [one, one, queries, one], {"axis": 0})])
