@@ -21,14 +21,48 @@ class GraphPass(NamedTuple):
 
 # In the order they run.
 PASSES = {
+    "import-normalization": GraphPass(
+        "passes.import_normalization:ImportNormalization", ANYWHERE, "one form for all that follows, and one that loads"
+    ),
     "dropout-removal": GraphPass(
         "passes.dropout_removal:DropoutRemoval", ANYWHERE, "inference drops nothing; the node only copies"
     ),
-    "conv-batchnorm-fusion": GraphPass(
-        "passes.conv_batchnorm_fusion:ConvBatchNormFusion", ANYWHERE, "one product instead of a product and a sweep"
+    "noop-elimination": GraphPass(
+        "passes.noop_elimination:NoopElimination", ANYWHERE, "what returns its input only costs a call"
+    ),
+    "shape-arithmetic": GraphPass(
+        "passes.shape_arithmetic:ShapeArithmetic", ANYWHERE, "known shapes need no nodes; TensorRT needs them known"
+    ),
+    "reshape-merging": GraphPass(
+        "passes.reshape_merging:ReshapeMerging", ANYWHERE, "one change of shape instead of several"
     ),
     "constant-folding": GraphPass(
         "passes.constant_folding:ConstantFolding", ANYWHERE, "computed once here instead of at every call"
+    ),
+    "branch-folding": GraphPass(
+        "passes.branch_folding:BranchFolding",
+        ANYWHERE,
+        "an If that always goes one way hides its nodes",
+    ),
+    "pad-fusion": GraphPass("passes.pad_fusion:PadFusion", ANYWHERE, "a Pad copies the whole tensor to add a border"),
+    "batchnorm-fusion": GraphPass(
+        "passes.batchnorm_fusion:BatchNormFusion", ANYWHERE, "one product instead of a product and a sweep"
+    ),
+    "affine-fusion": GraphPass(
+        "passes.affine_fusion:AffineFusion",
+        ANYWHERE,
+        "a factor or summand for each channel is free in a weight",
+    ),
+    "activation-merging": GraphPass(
+        "passes.activation_merging:ActivationMerging", ANYWHERE, "one limit instead of two sweeps"
+    ),
+    "initializer-sharing": GraphPass(
+        "passes.initializer_sharing:InitializerSharing", ANYWHERE, "equal weights are stored and cached once"
+    ),
+    "common-subexpression-elimination": GraphPass(
+        "passes.common_subexpression_elimination:CommonSubexpressionElimination",
+        ANYWHERE,
+        "what is computed twice is computed once",
     ),
     "opset-raising": GraphPass(
         "passes.opset_raising:OpsetRaising", CONTRIB, "norms and rotations are operators from opset 23 on"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
-from onnx_ir.traversal import RecursiveGraphIterator
 
-from passes.nesting import roots, subgraphs
+from passes.nesting import let_go, roots, subgraphs
 from passes.refusal import Refusal
 
 # Outputs a node may lose without computing anything else. BatchNormalization is missing on purpose: before opset 14
@@ -46,7 +45,7 @@ def _sweep(graph: ir.Graph) -> bool:
     modified = False
     for node in reversed(graph):
         if _is_dead(node):
-            _unread(node)
+            let_go(node)
             graph.remove(node, safe=True)
             modified = True
         else:
@@ -57,13 +56,6 @@ def _sweep(graph: ir.Graph) -> bool:
 def _is_dead(node: ir.Node) -> bool:
     """A node without outputs is a custom operator with a side effect: alive."""
     return bool(node.outputs) and not any(_is_read(output) for output in node.outputs)
-
-
-def _unread(node: ir.Node) -> None:
-    """Give up what the node's subgraphs capture; else a dead If keeps alive what only its branches read."""
-    for subgraph in subgraphs(node):
-        for inner in RecursiveGraphIterator(subgraph):
-            inner.resize_inputs(0)
 
 
 def _trim_outputs(node: ir.Node) -> bool:

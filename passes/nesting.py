@@ -19,3 +19,13 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:
             yield from attribute.as_graphs()
+
+
+def let_go(node: ir.Node) -> None:
+    """Empty the node's subgraphs; else a node on its way out keeps alive what only its branches read."""
+    for subgraph in subgraphs(node):
+        for graph in (subgraph, *list(subgraph.subgraphs())):
+            for inner in list(graph):
+                inner.resize_inputs(0)
+            graph.outputs.clear()
+            graph.remove(list(graph))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from passes.constants import constant, is_finite
+from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, constant, is_finite
 from passes.nesting import roots, subgraphs
 
 Array = npt.NDArray[Any]
@@ -129,7 +129,9 @@ def _interface(model: ir.Model) -> tuple[str, ...]:
         default = " with a default" if role == "input" and value.is_initializer() else ""
         return f"{role} {value.name}: {value.type}{value.shape}{default}"
 
-    inputs = (line("input", value) for value in model.graph.inputs)
+    # Before IR version 4 every weight had to be listed: there it is nobody's choice, and from 4 on it is a default.
+    optional = model.ir_version >= FIRST_IR_WITH_PRIVATE_INITIALIZERS
+    inputs = (line("input", value) for value in model.graph.inputs if optional or not value.is_initializer())
     return (*inputs, *(line("output", value) for value in model.graph.outputs))
 
 

@@ -1,16 +1,20 @@
-"""A pass is believed when the model it made cannot be told from the original; else it never happened.
+"""Passes are believed when the model they made cannot be told from the original; else they never happened.
 
-    copy -> apply -> compare -> keep the copy, or go on with the model that was there before
+    copy -> all passes, until none finds anything -> compare -> done
+    else, one by one: copy -> apply -> compare -> keep the copy, or go on with the model that was there before
 
-What "cannot be told" means stands in `proof.py`.
+What "cannot be told" means stands in `proof.py`. One comparison is enough where all is well; where it is not, the
+second way finds the guilty pass, and halving the number of its edits finds the guilty node.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
@@ -19,6 +23,9 @@ from passes.proof import DisproofError, Probe, Reference, require_finite, weight
 from passes.refusal import Refusal
 
 Track = Callable[[Iterable[ir.passes.PassBase], str], Iterable[ir.passes.PassBase]]
+
+
+ROUNDS = 6  # a pass that still finds something then is not finished, and is no worse for it
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,11 @@ class PassOutcome:
     nodes_after: int
     bytes_before: int
     bytes_after: int
-    seconds: float  # of applying and proving
+    seconds: float  # of applying, and of proving where the pass was proven by itself
     worst_difference: float | None  # largest |difference| over the output's largest |value|; None: nothing compared
     refusals: tuple[Refusal, ...]
     rolled_back: str | None
+    guilty: str | None = None  # the first edit with which the model is no longer right
 
 
 def untracked(passes: Iterable[ir.passes.PassBase], text: str) -> Iterable[ir.passes.PassBase]:
@@ -48,46 +56,150 @@ def run_passes(
     passes: Sequence[ir.passes.PassBase],
     probe: Probe | None = None,
     track: Track = untracked,
+    rounds: int = ROUNDS,
 ) -> tuple[ir.Model, tuple[PassOutcome, ...]]:
-    """Apply each pass to a copy and keep what holds.
+    """Apply the passes to a copy, again and again until nothing changes, and keep what holds.
 
     `probe` runs a model on inputs that are always the same and returns its outputs by name; without it, only the
     interface and the new weights are checked. The model handed in keeps its content; its nodes are put in topological
-    order, which copying needs. Tensors are shared between the copies.
+    order, which copying needs. Tensors are shared between the copies. The outcomes are those of the first round, then
+    those of later rounds that did something.
     """
     for root in roots(model):
         root.sort()
     reference = Reference.of(model, probe)
-    outcomes = []
-    for graph_pass in track(passes, "passes"):
-        model, outcome = _attempt(graph_pass, model, reference)
-        outcomes.append(outcome)
-    return model, tuple(outcomes)
-
-
-def _attempt(graph_pass: ir.passes.PassBase, before: ir.Model, reference: Reference) -> tuple[ir.Model, PassOutcome]:
-    start, after, difference, rolled_back = time.perf_counter(), before, None, None
+    together = _Together(model, reference)
     try:
-        result = graph_pass(_copy(before))
+        return _until_nothing_changes(together, passes, track, rounds)
+    except Exception:  # a pass, or the runtime given its result, may fail in any way; the next line finds out which
+        return _until_nothing_changes(_OneByOne(model, reference), passes, track, rounds)
+
+
+class _Way(Protocol):
+    """How a pass is applied, and when it is compared."""
+
+    model: ir.Model
+
+    def apply(self, graph_pass: ir.passes.PassBase) -> PassOutcome: ...
+
+    def finish(self, outcomes: list[PassOutcome]) -> tuple[PassOutcome, ...]: ...
+
+
+def _until_nothing_changes(
+    way: _Way, passes: Sequence[ir.passes.PassBase], track: Track, rounds: int
+) -> tuple[ir.Model, tuple[PassOutcome, ...]]:
+    """Rounds of passes; one that was rolled back is not tried again."""
+    outcomes = [way.apply(graph_pass) for graph_pass in track(passes, "passes")]
+    good = [one for one, outcome in zip(passes, outcomes, strict=True) if not outcome.rolled_back]
+    changing = any(outcome.modified for outcome in outcomes)
+    for _ in range(rounds - 1):
+        if not changing:
+            break
+        latest = [way.apply(graph_pass) for graph_pass in good]
+        outcomes += [outcome for outcome in latest if outcome.modified or outcome.rolled_back]
+        good = [one for one, outcome in zip(good, latest, strict=True) if not outcome.rolled_back]
+        changing = any(outcome.modified for outcome in latest)
+    return way.model, way.finish(outcomes)
+
+
+class _Together:
+    """All passes on one copy, compared once at the end; an exception where the result does not hold."""
+
+    def __init__(self, model: ir.Model, reference: Reference) -> None:
+        self.original, self.reference = model, reference
+        self.model, self.count = _copy(model), _Count.of(model)
+
+    def apply(self, graph_pass: ir.passes.PassBase) -> PassOutcome:
+        start, before = time.perf_counter(), self.count
+        result = graph_pass(self.model)
+        self.model = result.model
         if result.modified:
-            require_finite(result.model, before)
-            difference = reference.compare(result.model)
-            after = result.model
-    except DisproofError as reason:
-        rolled_back = str(reason)
-    except Exception as error:  # a pass, or the runtime given its result, may fail in any way; the model survives it
-        rolled_back = f"{type(error).__name__}: {error}".splitlines()[0]
-    return after, PassOutcome(
+            self.count = _Count.of(self.model)
+        return _outcome(graph_pass, result.modified, before, self.count, time.perf_counter() - start)
+
+    def finish(self, outcomes: list[PassOutcome]) -> tuple[PassOutcome, ...]:
+        """What the last comparison says, said of each pass that did something."""
+        require_finite(self.model, self.original)
+        difference = self.reference.compare(self.model)
+        if not any(outcome.modified for outcome in outcomes):
+            self.model, difference = self.original, None
+        return tuple(dataclasses.replace(one, worst_difference=difference) if one.modified else one for one in outcomes)
+
+
+class _OneByOne:
+    """Each pass on a copy of its own, kept if it holds."""
+
+    def __init__(self, model: ir.Model, reference: Reference) -> None:
+        self.model, self.reference = model, reference
+
+    def apply(self, graph_pass: ir.passes.PassBase) -> PassOutcome:
+        start, before, count = time.perf_counter(), self.model, _Count.of(self.model)
+        after, modified, difference, rolled_back, guilty = before, False, None, None, None
+        try:
+            result = graph_pass(_copy(before))
+            if result.modified:
+                difference = self._prove(result.model, before)
+                after, modified = result.model, True
+        except Exception as error:
+            rolled_back = _reason(error)
+            guilty = self._guilty(graph_pass, before)
+        self.model = after
+        outcome = _outcome(graph_pass, modified, count, _Count.of(after), time.perf_counter() - start)
+        return dataclasses.replace(outcome, worst_difference=difference, rolled_back=rolled_back, guilty=guilty)
+
+    def finish(self, outcomes: list[PassOutcome]) -> tuple[PassOutcome, ...]:
+        return tuple(outcomes)
+
+    def _prove(self, after: ir.Model, before: ir.Model) -> float | None:
+        require_finite(after, before)
+        return self.reference.compare(after)
+
+    def _guilty(self, graph_pass: ir.passes.PassBase, before: ir.Model) -> str | None:
+        """The least number of edits that does harm; the last of them is the one."""
+        edited = list(getattr(graph_pass, "edited", ()))
+        harmless, harmful = 0, len(edited)
+        while harmful - harmless > 1:
+            middle = (harmless + harmful) // 2
+            harmless, harmful = (middle, harmful) if self._holds(graph_pass, before, middle) else (harmless, middle)
+        graph_pass.__dict__["limit"] = None
+        return edited[harmful - 1] if edited else None
+
+    def _holds(self, graph_pass: ir.passes.PassBase, before: ir.Model, limit: int) -> bool:
+        graph_pass.__dict__["limit"] = limit
+        try:
+            self._prove(graph_pass(_copy(before)).model, before)
+        except Exception:
+            return False
+        return True
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, DisproofError) else f"{type(error).__name__}: {error}"
+    return (text.splitlines() or [text])[0]
+
+
+class _Count(NamedTuple):
+    nodes: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, model: ir.Model) -> _Count:
+        nodes = sum(1 for root in roots(model) for _ in root.all_nodes())
+        return cls(nodes, sum(tensor.nbytes for tensor in weights(model)))
+
+
+def _outcome(graph_pass: ir.passes.PassBase, modified: bool, was: _Count, now: _Count, seconds: float) -> PassOutcome:
+    return PassOutcome(
         name=type(graph_pass).__name__,
-        modified=after is not before,
-        nodes_before=_count_nodes(before),
-        nodes_after=_count_nodes(after),
-        bytes_before=_count_bytes(before),
-        bytes_after=_count_bytes(after),
-        seconds=time.perf_counter() - start,
-        worst_difference=difference,
+        modified=modified,
+        nodes_before=was.nodes,
+        nodes_after=now.nodes,
+        bytes_before=was.nbytes,
+        bytes_after=now.nbytes,
+        seconds=seconds,
+        worst_difference=None,
         refusals=tuple(getattr(graph_pass, "refusals", ())),  # onnx_ir's own passes have none
-        rolled_back=rolled_back,
+        rolled_back=None,
     )
 
 
@@ -99,11 +211,3 @@ def _copy(model: ir.Model) -> ir.Model:
             for value in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)):
                 value.type = copy.copy(value.type)
     return twin
-
-
-def _count_bytes(model: ir.Model) -> int:
-    return sum(tensor.nbytes for tensor in weights(model))
-
-
-def _count_nodes(model: ir.Model) -> int:
-    return sum(1 for root in roots(model) for _ in root.all_nodes())

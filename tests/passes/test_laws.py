@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -9,6 +10,7 @@ from compressor import catalog
 from tests import graphs, laws, transformer_graphs
 
 GRAPHS = graphs.GRAPHS | transformer_graphs.GRAPHS
+
 PASSES = [catalog.resolve(entry.where) for entry in catalog.PASSES.values()]
 
 
@@ -20,7 +22,23 @@ def test_laws(graph_pass: type[ir.passes.PassBase], graph: str) -> None:
 
 @pytest.mark.parametrize("graph_pass", PASSES)
 def test_modified_is_told_truly(graph_pass: type[ir.passes.PassBase]) -> None:
+    """Shapes between inputs and outputs are notes: a pass may write them anew and say that it changed nothing."""
     for builder in GRAPHS.values():
         model = builder()
-        before = laws.to_bytes(model)
-        assert graph_pass()(model).modified == (laws.to_bytes(model) != before), builder
+        before = laws.to_bytes(model), without_notes(model)
+        modified = graph_pass()(model).modified
+        assert modified or without_notes(model) == before[1], builder
+        assert not modified or laws.to_bytes(model) != before[0], builder
+
+
+def without_notes(model: ir.Model) -> bytes:
+    proto = onnx.load_from_string(laws.to_bytes(model))
+    forget(proto.graph)
+    return proto.SerializeToString()
+
+
+def forget(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            forget(attribute.g)

@@ -6,12 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.conv_batchnorm_fusion import ConvBatchNormFusion
+from passes.batchnorm_fusion import BatchNormFusion
 from tests import graphs, laws
 
 
 def fused(model: ir.Model) -> ir.Model:
-    graph_pass = ConvBatchNormFusion()
+    graph_pass = BatchNormFusion()
     assert graph_pass(model).modified
     assert graph_pass.refusals == []
     return model
@@ -81,7 +81,7 @@ def test_the_tensors_before_are_untouched() -> None:
     ],
 )
 def test_refused_with_a_reason(builder: partial[ir.Model], reason: str) -> None:
-    model, graph_pass = builder(), ConvBatchNormFusion()
+    model, graph_pass = builder(), BatchNormFusion()
     before = laws.to_bytes(model)
     assert not graph_pass(model).modified
     assert laws.to_bytes(model) == before

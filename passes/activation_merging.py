@@ -1,0 +1,122 @@
+"""Limits in a row are one limit.
+
+Relu(Clip(x, -1, 6))             ->  Clip(x, 0, 6)
+Min(Max(x, 0), 6)                ->  Clip(x, 0, 6)
+Clip(Clip(x, -1, 0), 1, 2)       stays: the result would be constant, and nobody means that
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.constants import constant
+from passes.local import LocalPass, Refused, Scope, producer_of, sole_reader
+
+FAMILY = ("Clip", "Max", "Min", "Relu")
+FIRST_CLIP_WITH_INPUTS = 11
+FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}  # whole numbers: no Clip on every provider
+
+
+class Limits(NamedTuple):
+    """min(max(x, low), high); infinite where there is none."""
+
+    low: float
+    high: float
+
+    def of(self, number: float) -> float:
+        return min(max(number, self.low), self.high)
+
+
+class ActivationMerging(LocalPass):
+    """Merge two of Relu, Clip, Min and Max with constant scalars, where the first is read by the second alone.
+
+    [low, high] and then [low', high'] is [low, high] cut by the second. Refused where that leaves less than an interval
+    (the order of the two then matters, and NaN), and for types without a Clip.
+    """
+
+    operators: ClassVar[frozenset[str]] = frozenset(FAMILY)
+
+    def rewrite(self, node: ir.Node, scope: Scope) -> bool:
+        outer = _limits(node, scope)
+        middle = outer[0] if outer else None
+        first = producer_of(middle, *FAMILY)
+        if outer is None or middle is None or first is None or not sole_reader(middle) or first.graph is not node.graph:
+            return False
+        inner = _limits(first, scope)
+        if inner is None or inner[0] is None:
+            return False
+        if middle.dtype not in FLOATS:
+            raise Refused(f"there is no Clip of {middle.dtype} on every provider")
+        limits = Limits(outer[1].of(inner[1].low), outer[1].of(inner[1].high))
+        if not limits.low < limits.high:
+            raise Refused(f"{inner[1]} and {outer[1]} leave no interval")
+        _become_clip(node, inner[0], limits, scope)
+        return True
+
+
+def _limits(node: ir.Node, scope: Scope) -> tuple[ir.Value | None, Limits] | None:
+    """What is limited, and how; None where a run decides."""
+    if node.op_type == "Relu":
+        return node.inputs[0], Limits(0.0, np.inf)
+    if node.op_type == "Clip":
+        found = _clip_limits(node, scope)
+        return None if found is None else (node.inputs[0], found)
+    if len(node.inputs) != 2:
+        return None
+    for value, bound in (node.inputs, node.inputs[::-1]):
+        number = _scalar(bound, value, scope)
+        if number is not None:
+            return value, Limits(number, np.inf) if node.op_type == "Max" else Limits(-np.inf, number)
+    return None
+
+
+def _clip_limits(node: ir.Node, scope: Scope) -> Limits | None:
+    if scope.opset < FIRST_CLIP_WITH_INPUTS:
+        lowest = float(np.finfo(np.float32).min)
+        low, high = node.attributes.get_float("min", lowest), node.attributes.get_float("max", -lowest)
+        return Limits(low, high) if low <= high else None
+    bounds = [-np.inf, np.inf]
+    for place, value in enumerate(node.inputs[1:]):
+        if value is not None:
+            tensor = constant(value)
+            if tensor is None or tensor.size != 1:
+                return None
+            bounds[place] = float(tensor.numpy().reshape(-1)[0])
+    return Limits(*bounds) if bounds[0] <= bounds[1] else None
+
+
+def _scalar(bound: ir.Value | None, value: ir.Value | None, scope: Scope) -> float | None:
+    """A single number that adds no axis to what it limits."""
+    tensor, shape = constant(bound), scope.symbols.shape(value)
+    if tensor is None or tensor.size != 1 or shape is None or len(tensor.shape) > len(shape):
+        return None
+    number = float(tensor.numpy().reshape(-1)[0])
+    return None if np.isnan(number) else number
+
+
+def _become_clip(node: ir.Node, value: ir.Value, limits: Limits, scope: Scope) -> None:
+    assert value.dtype is not None or node.outputs[0].dtype is not None, "held by rewrite"
+    dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+    node.attributes.clear()
+    if limits == Limits(0.0, np.inf):
+        node.op_type = "Relu"
+        node.resize_inputs(1)
+    elif scope.opset < FIRST_CLIP_WITH_INPUTS:
+        node.op_type = "Clip"
+        node.resize_inputs(1)
+        for name, number in (("min", limits.low), ("max", limits.high)):
+            if np.isfinite(number):
+                node.attributes[name] = ir.AttrFloat32(name, number)
+    else:
+        bounds = [
+            scope.constant(np.array(number, dtype), f"{node.outputs[0].name}_{name}") if np.isfinite(number) else None
+            for name, number in zip(("min", "max"), limits, strict=True)
+        ]
+        node.op_type = "Clip"
+        node.resize_inputs(3 if bounds[1] is not None else 2)
+        for place, bound in enumerate(bounds[: len(node.inputs) - 1], start=1):
+            node.replace_input_with(place, bound)
+    node.replace_input_with(0, value)

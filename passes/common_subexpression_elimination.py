@@ -1,0 +1,87 @@
+"""What is computed twice from the same values is computed once.
+
+a = Exp(x); b = Exp(x); y = Add(a, b)     ->     a = Exp(x); y = Add(a, a)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import ChainMap
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from passes.local import Scope, drop, hand_over
+from passes.nesting import subgraphs
+from passes.proof import RANDOM
+from passes.refusal import Refusal
+
+# Beside what draws: Q and DQ, of which each reader wants its own (a shared DequantizeLinear fuses with no MatMul), and
+# Constant, which is no computation.
+NEVER = RANDOM | {"Constant", "DequantizeLinear", "Dropout", "QuantizeLinear"}
+
+Table = ChainMap[Hashable, ir.Node]
+
+
+@dataclass
+class CommonSubexpressionElimination(ir.passes.InPlacePass):
+    """Merge nodes of the same operator, attributes and inputs; a node in a branch with one before the branch.
+
+    Standard operators only: of others nobody knows whether they draw or count. Nodes that hold graphs stay. Where the
+    second result is a graph output too, it becomes an Identity of the first.
+    """
+
+    refusals: list[Refusal] = field(default_factory=list, init=False)  # always empty: equal is equal
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return ir.passes.PassResult(model, _sweep(model.graph, ChainMap(), Scope(model)))
+
+
+def _sweep(graph: ir.Graph, seen: Table, scope: Scope) -> bool:
+    modified = False
+    for node in list(graph):
+        inner = [_sweep(subgraph, seen.new_child(), scope) for subgraph in subgraphs(node)]
+        key = None if inner else _key(node)
+        if key is not None and (first := seen.setdefault(key, node)) is not node:
+            modified |= _merge(node, first, scope)
+        modified |= any(inner)
+    return modified
+
+
+def _key(node: ir.Node) -> Hashable | None:
+    if node.domain != "" or node.op_type in NEVER or not node.outputs:
+        return None
+    attributes = []
+    for name, attribute in sorted(node.attributes.items()):
+        if attribute.is_ref():
+            return None
+        attributes.append((name, attribute.type, _value(attribute)))
+    return (node.op_type, tuple(map(id, node.inputs)), tuple(attributes))
+
+
+def _value(attribute: ir.Attr) -> Hashable:
+    if attribute.type == ir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        return (tensor.dtype, tuple(tensor.shape), tensor.tobytes())
+    return repr(attribute.value)  # 0.0 and -0.0 differ in it, and True and 1 do
+
+
+def _merge(second: ir.Node, first: ir.Node, scope: Scope) -> bool:
+    """Readers of the second read the first, if that has all results that they read."""
+    if len(second.outputs) == len(first.outputs) == 1:
+        return scope.replace(second, first.outputs[0])
+    pairs = itertools.zip_longest(second.outputs, first.outputs)
+    read = [(one, mine) for one, mine in pairs if one is not None and (one.uses() or one.is_graph_output())]
+    for one, mine in read:
+        if mine is None or not mine.name:
+            return False
+        if one.is_graph_output() and (mine.is_graph_output() or mine.graph is not one.graph):
+            return False
+    for one, mine in read:
+        if one.is_graph_output():
+            hand_over(one, mine)
+        else:
+            one.replace_all_uses_with(mine)
+    drop(second)
+    return True

@@ -1,0 +1,125 @@
+"""A graph as the passes want it: a version that ONNX Runtime loads, no functions, unique names, private weights.
+
+IR version     4 at least, 13 at most; before 4 every weight had to be a graph input, whether or not anybody
+               meant to set it, so there the weights become private. From 4 on a weight among the inputs is a
+               default that the caller may override, and stays one.
+opset          26 at most, where no node of the graph is newer than that
+functions      inlined
+names          each value has its own, in the main graph and all graphs inside it
+shapes         those that follow from the operators; see shape_inference.py
+constants      initializers of the main graph, instead of nodes and initializers of branches
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
+from passes.local import drop
+from passes.naming import make_names_unique
+from passes.refusal import Refusal
+from passes.shape_inference import ShapeInference, forget_shapes, known_sizes, knows_more, note_symbols
+
+# What ONNX Runtime 1.31 loads; the defaults of the onnx package are newer.
+LAST_OPSET, LAST_IR = 26, 13
+FIRST_IR_WITH_FUNCTIONS = 8  # and with every type up to bfloat16; older files are lifted to it
+
+
+@dataclass
+class ImportNormalization(ir.passes.InPlacePass):
+    """Change the form of a model and nothing that it computes.
+
+    Refused: an opset above 26 with a node that 26 does not have.
+    """
+
+    refusals: list[Refusal] = field(default_factory=list, init=False)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.refusals = []
+        shapes = ShapeInference()
+        modified = [
+            _sort(model.graph),
+            self._lower_opset(model),
+            _settle_ir_version(model),
+            _inline(model),
+            make_names_unique(model.graph),
+            _lift_constants(model),
+        ]
+        before = known_sizes(model.graph)
+        if not model.meta.get(NORMAL):
+            forget_shapes(model)
+            model.meta[NORMAL] = True
+        shapes(model)
+        note_symbols(model.graph)
+        self.refusals += shapes.refusals
+        return ir.passes.PassResult(model, any(modified) or knows_more(known_sizes(model.graph), before))
+
+    def _lower_opset(self, model: ir.Model) -> bool:
+        opset = model.opset_imports.get("", 1)
+        if opset <= LAST_OPSET:
+            return False
+        for node in model.graph.all_nodes():
+            if node.domain == "" and _since(node.op_type, opset) > LAST_OPSET:
+                self.refusals.append(Refusal.of(node, f"needs opset {opset}; ONNX Runtime loads {LAST_OPSET} at most"))
+                return False
+        model.opset_imports[""] = LAST_OPSET
+        return True
+
+
+NORMAL = "normal"  # key in `Model.meta`: what stands between inputs and outputs was inferred, not claimed
+
+
+def _since(op_type: str, opset: int) -> int:
+    """The opset that brought an operator in the form that `opset` has."""
+    try:
+        return int(onnx.defs.get_schema(op_type, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return opset
+
+
+def _settle_ir_version(model: ir.Model) -> bool:
+    version = model.ir_version
+    if version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
+        weights = set(model.graph.initializers.values())
+        inputs = [value for value in model.graph.inputs if value not in weights]
+        model.graph.inputs.clear()
+        model.graph.inputs.extend(inputs)
+    model.ir_version = min(max(version, FIRST_IR_WITH_FUNCTIONS), LAST_IR)
+    return model.ir_version != version
+
+
+def _sort(root: ir.Graph) -> bool:
+    graphs = (root, *root.subgraphs())
+    before = [list(graph) for graph in graphs]
+    root.sort()
+    return before != [list(graph) for graph in graphs]
+
+
+def _inline(model: ir.Model) -> bool:
+    return bool(model.functions) and common.InlinePass()(model).modified
+
+
+def _lift_constants(model: ir.Model) -> bool:
+    """A Constant that a graph outputs stays: an initializer cannot stand in its place in every runtime."""
+    modified = False
+    for node in list(RecursiveGraphIterator(model.graph)):
+        if (node.op_type, node.domain) == ("Constant", "") and not node.outputs[0].is_graph_output():
+            tensor = constant(node.outputs[0])
+            if tensor is not None:
+                name, result = str(node.outputs[0].name), node.outputs[0]
+                result.name = None
+                result.replace_all_uses_with(add_initializer(model.graph, name, tensor))
+                drop(node)
+                modified = True
+    for graph in list(model.graph.subgraphs()):
+        for name, value in list(graph.initializers.items()):
+            if not (value.is_graph_input() or value.is_graph_output()):
+                del graph.initializers[name]
+                model.graph.register_initializer(value)
+                modified = True
+    return modified

@@ -1,0 +1,185 @@
+"""A pass that looks at one node at a time, with what stands before it: what such passes share.
+
+    class PadFusion(LocalPass):
+        operators = frozenset({"Conv"})
+        def rewrite(self, node, scope): ...     True: edited; False: no candidate; raises Refused: a near match
+
+`rewrite` checks everything before it edits anything, so that a refusal leaves the graph as it was. Nodes are visited
+in order, in the main graph and all graphs inside it, until a sweep changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD, add_initializer, release
+from passes.naming import Names
+from passes.nesting import let_go
+from passes.refusal import Refusal
+from passes.symbols import Symbols
+
+
+class Refused(Exception):  # noqa: N818  it is no error: the node stays as it is
+    """Carries the reason why one node stays."""
+
+
+def require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise Refused(reason)
+
+
+@dataclass
+class LocalPass(ir.passes.InPlacePass):
+    """Visits the nodes of some standard operators; see the head of this file."""
+
+    operators: ClassVar[frozenset[str]] = frozenset()
+
+    refusals: list[Refusal] = field(default_factory=list, init=False)
+    edited: list[str] = field(default_factory=list, init=False)  # the nodes rewritten, in order
+    limit: int | None = field(default=None, init=False)  # stop after so many; how the runner finds a guilty node
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.edited = []
+        scope = Scope(model)
+        while self._sweep(scope):
+            pass
+        return ir.passes.PassResult(model, modified=bool(self.edited))
+
+    def rewrite(self, node: ir.Node, scope: Scope) -> bool:
+        raise NotImplementedError
+
+    def _sweep(self, scope: Scope) -> bool:
+        self.refusals, before = [], len(self.edited)
+        for node in list(RecursiveGraphIterator(scope.model.graph)):
+            if node.op_type in self.operators and node.domain == "" and node.graph is not None:
+                self._visit(node, scope)
+        return len(self.edited) > before
+
+    def _visit(self, node: ir.Node, scope: Scope) -> None:
+        if self.limit is not None and len(self.edited) >= self.limit:
+            return
+        name = f"{node.op_type} {node.name or (node.outputs[0].name if node.outputs else '')}"
+        try:
+            edited = self.rewrite(node, scope)
+        except Refused as reason:
+            self.refusals.append(Refusal.of(node, str(reason)))
+            return
+        if edited:
+            self.edited.append(name)
+
+
+class Scope:
+    """The model under a pass, and the edits that keep its names, outputs and shapes right."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.opset = model.opset_imports.get("", 1)
+
+    @functools.cached_property
+    def names(self) -> Names:
+        return Names(self.model.graph)
+
+    @functools.cached_property
+    def symbols(self) -> Symbols:
+        """What is known of shapes; values made after the first use are known by their declared shape alone."""
+        return Symbols(self.model.graph)
+
+    def constant(self, array: Any, stem: str) -> ir.Value:
+        """A new initializer of the main graph, where every graph inside sees it."""
+        self.require_room()
+        tensor = array if isinstance(array, ir.TensorProtocol) else ir.Tensor(np.array(array, order="C"))
+        return add_initializer(self.model.graph, self.names.fresh(stem), tensor)
+
+    def require_room(self) -> None:
+        """Refuse where no initializer can be added."""
+        require(self.model.ir_version >= FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD)
+
+    def insert(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: list[ir.Value | None],
+        attributes: dict[str, Any] | None = None,
+        *,
+        like: ir.Value | None = None,
+        shape: ir.Shape | None = None,
+    ) -> ir.Value:
+        """The result of a new node that stands before another; its type is that of `like`."""
+        node = ir.node(op_type, inputs, attributes or {})
+        result = node.outputs[0]
+        stem = str((like or before.outputs[0]).name)
+        result.name = self.names.fresh(f"{stem}_{op_type.lower()}")
+        if like is not None and like.dtype is not None:
+            result.type = ir.TensorType(like.dtype)
+        result.shape = shape
+        before.prepend(node)
+        return result
+
+    def replace(self, node: ir.Node, value: ir.Value, *, output: int = 0) -> bool:
+        """Readers of the node's result read `value`; the node goes. A graph output keeps its name, type and shape.
+
+        Where `value` cannot bear that name (an input, a constant, another output, a value of an outer graph), the node
+        becomes an Identity; False where it is one already.
+        """
+        result = node.outputs[output]
+        if not result.is_graph_output():
+            if value.shape is None and result.shape is not None and not value.is_graph_output():
+                value.shape = result.shape.copy()
+            result.replace_all_uses_with(value)
+            drop(node)
+            return True
+        producer = value.producer()
+        if producer is None or value.is_graph_output() or value.graph is not node.graph:
+            return become_identity(node, value)
+        hand_over(result, value)
+        drop(node)
+        return True
+
+
+def hand_over(old: ir.Value, new: ir.Value) -> None:
+    """`new` takes the name and the readers of `old`, graph outputs included."""
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def become_identity(node: ir.Node, value: ir.Value) -> bool:
+    if node.op_type == "Identity" and node.inputs[0] is value:
+        return False
+    dropped = [one for one in node.inputs if one is not None and one is not value]
+    node.op_type, node.domain = "Identity", ""
+    node.attributes.clear()
+    node.resize_inputs(1)
+    node.replace_input_with(0, value)
+    node.resize_outputs(1)
+    for one in dropped:
+        release(one)
+    return True
+
+
+def drop(node: ir.Node) -> None:
+    """Take a node out whose results nobody reads, and the constants that only it read."""
+    inputs = {value for value in node.inputs if value is not None}
+    assert node.graph is not None, "a node is dropped once"
+    let_go(node)
+    node.graph.remove(node, safe=True)
+    for value in inputs:
+        release(value)
+
+
+def sole_reader(value: ir.Value) -> bool:
+    """One reader, and no graph names the value as its output; a subgraph that captures it counts as a reader."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def producer_of(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node that makes `value`, where it is a standard operator of one of these types."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.domain == "" and node.op_type in op_types else None
