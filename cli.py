@@ -56,6 +56,12 @@ Output = Annotated[
     Path,
     typer.Option("-o", "--output", resolve_path=True, help="Directory of the artifact; written whole or not at all."),
 ]
+Bits = Annotated[
+    str | None, typer.Option("--budget", help="bits=4.25: bits and groups chosen for each weight, so many on average.")
+]
+MaxIncrease = Annotated[
+    float | None, typer.Option("--max-ppl-increase", help="As --budget, as few bits as raise perplexity no more: 0.02")
+]
 Input = Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")]
 
 
@@ -67,6 +73,8 @@ def run(
         Path | None, typer.Option("-o", "--output", resolve_path=True, help="Default: artifacts/<recipe>.")
     ] = None,
     set_: Set = [],  # noqa: B006  typer copies it
+    bits: Bits = None,
+    max_increase: MaxIncrease = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     strict: Strict = False,
     json_: Json = False,
@@ -75,7 +83,8 @@ def run(
     from compressor import pipeline
 
     path = _recipe_file(recipe)
-    chosen = _load(path, [*([f"model={json.dumps(model)}"] if model else []), *set_])
+    named = [f"model={json.dumps(model)}"] if model else []
+    chosen = _load(path, [*named, *set_, *_budget(bits, max_increase)])
     place = output or Path("artifacts") / path.stem
     if dry_run:
         _show_plan(pipeline.plan(chosen, place), place, json_)
@@ -144,6 +153,8 @@ def quantize(
     ] = "builtin",
     target: For = "cpu",
     set_: Set = [],  # noqa: B006
+    bits: Bits = None,
+    max_increase: MaxIncrease = None,
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
@@ -153,7 +164,7 @@ def quantize(
 
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
-    recipe = _build(data, set_)
+    recipe = _build(data, [*set_, *_budget(bits, max_increase)])
     given = sources.open_input(input_)
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), _progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
@@ -323,6 +334,13 @@ def _build(data: dict[str, Any], overrides: Sequence[str]) -> Recipe:
     from compressor import recipe
 
     return recipe.build(data, overrides)
+
+
+def _budget(bits: str | None, max_increase: float | None) -> list[str]:
+    """The options that name a budget, as overrides."""
+    asked = [bits] if bits else []
+    asked += [] if max_increase is None else [f"max_ppl_increase={max_increase}"]
+    return [f"quantize.budget.{one}" for one in asked]
 
 
 def _recipe_file(name: str) -> Path:

@@ -118,6 +118,7 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
     key, options = _quantize_key(optimized.key, recipe)
     if done := shelf.find("quantize", key):
         return done
+    from compressor import budgeting
     from compressor.quantize import graph, solve
 
     with _drafted(shelf, "quantize", key, options, {"key": optimized.key}) as draft:
@@ -128,15 +129,21 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
             raise RequestError(
                 f"{optimized.model}: no weight to quantize; {why or 'no product with a constant matrix'}"
             )
-        _refuse_misfits(linears, recipe)
-        method = recipe.quantize.method
-        if isinstance(method, Gptq):
+        method, own, batches = recipe.quantize.method, dict[str, Any](), list[Feeds]()
+        if recipe.quantize.calibrated:
             windows = _calibration_windows(optimized, model, recipe)
             draft.facts["calibration"] = windows.facts
             batches = _decoder_batches(model, windows)
-            rows = solve.with_data(model, linears, _solver(recipe), batches, folder=draft.folder, track=track)
+        if recipe.quantize.budget:
+            allocation = budgeting.allocate(model, linears, recipe, batches, track)
+            own, draft.facts["budget"] = dict(allocation.choices), allocation.facts
         else:
-            rows = solve.without_data(linears, _solver(recipe), folder=draft.folder, track=track)
+            _refuse_misfits(linears, recipe)
+        solver, folder = _solver(recipe), draft.folder
+        if isinstance(method, Gptq):
+            rows = solve.with_data(model, linears, solver, batches, folder=folder, track=track, own=own)
+        else:
+            rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
         draft.facts["left_alone"] = left_alone
         draft.facts["fallbacks"] = [f"{row['layer']}: {row['fallback']}" for row in rows if row["fallback"]]
         draft.facts["layers"] = rows
@@ -164,7 +171,6 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
     model = load_model(optimized.model)
     linears, _ = graph.find_linears(model, recipe.quantize.exclude)
     tensors = store.Reader(quantized.directory)
-    method = recipe.quantize.method
     form = catalog.FORMATS[recipe.format]
     own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
     packed = catalog.resolve(form.where)(model, linears, tensors.read, **own)
@@ -173,7 +179,8 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
     if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
         genai.write(draft.folder, config, sizes)
         draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
-    stored = f"{recipe.format}, {method.bits}-bit codes in {form.cells[method.bits]}-bit cells"
+    used = sorted({row["bits"] for row in quantized.facts["layers"]})
+    stored = ", ".join([recipe.format, *(f"{bits}-bit codes in {form.cells[bits]}-bit cells" for bits in used)])
     draft.facts |= {"nodes": _count_nodes(model), "method": _method(recipe.quantize), "stored": stored}
     draft.facts["weight_bytes"] = packed
 
@@ -219,7 +226,18 @@ def validate(
     On a provider that has to be there; on None at the recipe's target where that loads, and else on the CPU, which
     the report says.
     """
-    from compressor.validate import agreement, latency, layers, paged, perplexity, placement, size, speed, structure
+    from compressor.validate import (
+        agreement,
+        budget,
+        latency,
+        layers,
+        paged,
+        perplexity,
+        placement,
+        size,
+        speed,
+        structure,
+    )
 
     begin = time.perf_counter()
     limits = recipe.validate_
@@ -234,9 +252,10 @@ def validate(
     if not found[0].value:
         tokens = _agreement_tokens(windows, recipe)
         found += agreement.measure(ours, theirs, tokens, limits.agreement)
-        if windows is not None and limits.perplexity:
+        allowed = budget.limits(limits.perplexity, recipe.quantize.budget)
+        if windows is not None and allowed:
             plain = Subject(rounded.model) if rounded else None
-            found += perplexity.measure(ours, theirs, windows, limits.perplexity, rounded=plain, track=track)
+            found += perplexity.measure(ours, theirs, windows, allowed, rounded=plain, track=track)
         found += paged.measure(ours, limits.paged)
         found += size.measure(ours, theirs, limits.size)
         if limits.speed and ours.decoder:
@@ -245,13 +264,15 @@ def validate(
         found += placement.measure(ours, on, limits.placement, observe=bool(provider) or where != "cpu")
         if limits.latency:
             found += latency.measure(ours, limits.latency)
-    found += layers.measure(layer_rows, limits.layers)
+    spent: Mapping[str, Any] = next((one.facts["budget"] for one in stages if "budget" in one.facts), {})
+    found += [*layers.measure(layer_rows, limits.layers), *budget.measure(spent)]
     return Report(
         tuple(found),
         fallbacks=(*absent, *(line for one in stages for line in one.facts.get("fallbacks", ()))),
         stages=tuple(_stage_rows(stages, time.perf_counter() - begin)),
         passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
         layers=tuple(layer_rows),
+        tradeoff=tuple(spent.get("tradeoff", ())),
         facts=_report_facts(recipe, stages, windows),
     )
 
@@ -340,7 +361,7 @@ def _quantize_key(optimized: str, recipe: Recipe) -> Keyed:
     """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
     options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json")}
     options["half_scales"] = catalog.FORMATS[recipe.format].half_scales
-    if recipe.quantize.gptq is None:
+    if not recipe.quantize.calibrated:
         return artifact.key("quantize", optimized, options), options
     options["calibration"] = recipe.calibration.model_dump(mode="json")
     text = calibration.fingerprint(recipe.calibration.source)
@@ -480,7 +501,8 @@ def _method(options: Quantize) -> str:
     name = "gptq" if options.gptq else "rtn"
     method = options.method
     group = {-1: "per channel", "tensor": "per tensor"}.get(method.group_size, f"groups of {method.group_size}")
-    return f"{name}, {method.bits} bits, {group}, {method.scheme}"
+    grid = "bits and groups by budget" if options.budget else f"{method.bits} bits, {group}"
+    return f"{name}, {grid}, {method.scheme}"
 
 
 def _pass_row(outcome: dict[str, Any]) -> dict[str, Any]:

@@ -103,11 +103,25 @@ class Gptq(Section):
     scale_search: bool = Field(True, description="shrink each scale to the least squared error")
 
 
+class Budget(Section):
+    """What the weights may cost together; bits and groups of each are then chosen by how sensitive it is."""
+
+    bits: float | None = Field(None, gt=1, le=16, description="for each weight, scales and zero points counted")
+    max_ppl_increase: float | None = Field(None, gt=0, description="relative, of the calibration text: 0.02 allows 2 %")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.bits is None) == (self.max_ppl_increase is None):
+            raise ValueError("name exactly one of bits, max_ppl_increase")
+        return self
+
+
 class Quantize(Section):
     """Exactly one method, and the weights it leaves alone."""
 
     rtn: Rtn | None = None
     gptq: Gptq | None = None
+    budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
     exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
 
     @model_validator(mode="after")
@@ -117,6 +131,11 @@ class Quantize(Section):
             named = " and ".join(chosen) or "none"
             raise ValueError(f"choose exactly one method of rtn, gptq; the recipe names {named}")
         return self
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the work looks at data."""
+        return self.gptq is not None or self.budget is not None
 
     @property
     def method(self) -> Rtn | Gptq:
@@ -131,7 +150,7 @@ class Quantize(Section):
         rtn = Rtn(
             bits=method.bits, group_size=method.group_size, scheme=method.scheme, scale_search=method.scale_search
         )
-        return Quantize(rtn=rtn, exclude=self.exclude)
+        return Quantize(rtn=rtn, budget=self.budget, exclude=self.exclude)
 
 
 class Package(Section):
@@ -264,7 +283,9 @@ class Recipe(Section):
         name, method = ("gptq", self.quantize.gptq) if self.quantize.gptq else ("rtn", self.quantize.rtn)
         if method is not None:
             grid = formats.Settings(name, method.bits, method.group_size, method.scheme)
-            yield from formats.refusals(self.target, self.format, grid)
+            found = formats.refusals(self.target, self.format, grid)
+            chosen = ("bits", "group_size") if self.quantize.budget else ()
+            yield from (one for one in found if one[0][-1] not in chosen)
 
     def resolved(self) -> dict[str, Any]:
         """Every field with its value, as JSON; what the manifest keeps."""

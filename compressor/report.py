@@ -49,6 +49,7 @@ class Report:
     stages: tuple[Mapping[str, Any], ...] = ()
     passes: tuple[Mapping[str, Any], ...] = ()
     layers: tuple[Mapping[str, Any], ...] = ()
+    tradeoff: tuple[Mapping[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,6 +70,7 @@ class Report:
             "stages": list(self.stages),
             "passes": list(self.passes),
             "layers": list(self.layers),
+            "tradeoff": list(self.tradeoff),
             "facts": dict(self.facts),
         }
 
@@ -81,7 +83,8 @@ class Report:
         ]
         if self.fallbacks:
             blocks.append("## Fallbacks\n\n" + "\n".join(f"- {one}" for one in self.fallbacks))
-        for title, rows in (("Passes", self.passes), ("Layers", self.layers), ("Stages", self.stages)):
+        tables = {"Passes": self.passes, "Trade-off": self.tradeoff, "Layers": self.layers, "Stages": self.stages}
+        for title, rows in tables.items():
             if rows:
                 blocks.append(f"## {title}\n\n{_table(rows)}")
         return "\n\n".join(block for block in blocks if block) + "\n"

@@ -135,7 +135,7 @@ def test_every_line_of_the_catalog_resolves() -> None:
 
 def test_the_recipe_names_what_the_catalog_holds() -> None:
     assert get_args(recipe.Target) == catalog.TARGETS
-    assert set(recipe.Quantize.model_fields) - {"exclude"} == set(catalog.SOLVERS)
+    assert set(recipe.Quantize.model_fields) - {"exclude", "budget"} == set(catalog.SOLVERS)
 
 
 def test_a_target_chooses_its_passes_and_a_list_overrides_them() -> None:
