@@ -147,9 +147,11 @@ def optimize(
 def quantize(
     input_: Input,
     output: Output,
-    method: Annotated[str, typer.Option("--method", help="gptq or rtn.")] = "gptq",
+    method: Annotated[
+        str, typer.Option("--method", help="gptq, rtn, static_qdq, dynamic: a name under `quantize` of a recipe.")
+    ] = "gptq",
     calibration: Annotated[
-        str, typer.Option("--calibration", help="A text file, a dataset id, or builtin.")
+        str, typer.Option("--calibration", help="A text file, arrays (.npz), a folder of pictures, a dataset, builtin.")
     ] = "builtin",
     target: For = "cpu",
     set_: Set = [],  # noqa: B006

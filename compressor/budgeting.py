@@ -25,7 +25,7 @@ from compressor.quantize.budget import Option, Tradeoff
 from compressor.quantize.graph import Linear
 from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.recipe import Gptq, Recipe, Rtn
+from compressor.recipe import Gptq, OnGrid, Recipe, Rtn
 from compressor.session import open_session
 from compressor.validate import perplexity
 
@@ -48,6 +48,7 @@ def allocate(
     """Choose bits and groups for each weight. Raises: RequestError when the budget cannot be met."""
     budget, method = recipe.quantize.budget, recipe.quantize.method
     assert budget is not None  # the caller's reason to call
+    assert isinstance(method, OnGrid)  # held by compressor.impossible
     grid = Grid(method.bits, method.scheme, method.scale_search, catalog.FORMATS[recipe.format].half_scales)
     losses = sensitivity.measure(
         model,

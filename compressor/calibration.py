@@ -72,6 +72,16 @@ class Vocabulary:
 
     def encode(self, documents: Sequence[str]) -> list[list[int]]:
         """Tokens of each document, no special token added."""
+        return [one.ids for one in self._tokenizer().encode_batch(list(documents), add_special_tokens=False)]
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens that an encoder has before and after a text: [CLS] and [SEP] for BERT."""
+        framed = self._tokenizer().encode("a", add_special_tokens=True)
+        text = [at for at, special in enumerate(framed.special_tokens_mask) if not special]
+        first, last = (text[0], text[-1] + 1) if text else (len(framed.ids), len(framed.ids))
+        return framed.ids[:first], framed.ids[last:]
+
+    def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         try:
@@ -80,12 +90,15 @@ class Vocabulary:
             raise RequestError(f"{self.folder / TOKENIZER}: not a tokenizer: {_line(error)}") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return [one.ids for one in tokenizer.encode_batch(list(documents), add_special_tokens=False)]
+        return tokenizer
 
 
-def calibration_windows(options: Calibration, vocabulary: Vocabulary, context: int | None) -> Windows:
+def calibration_windows(
+    options: Calibration, vocabulary: Vocabulary, context: int | None, *, framed: bool = False
+) -> Windows:
     """The windows that statistics are gathered on: `samples` of `length` tokens, chosen by `seed`, in text order.
 
+    framed: each window stands between the special tokens that an encoder was trained with, which count in its length.
     Raises: RequestError when the source cannot be read, is too small, or a window exceeds the model's context.
     """
     if context is not None and options.length > context:
@@ -93,9 +106,13 @@ def calibration_windows(options: Calibration, vocabulary: Vocabulary, context: i
     if Path(options.source).suffix == TOKENS:
         return _chosen(*_token_rows(options), options)
     corpus = read(options.source, "calibration")
-    stream = _stream(corpus, vocabulary)
-    count = len(stream) // options.length
-    rows = np.array(stream[: count * options.length], np.int64).reshape(count, options.length)
+    before, after = vocabulary.frame() if framed else ([], [])
+    bare = Vocabulary(vocabulary.folder, None) if framed else vocabulary
+    stream, length = _stream(corpus, bare), options.length - len(before) - len(after)
+    count = len(stream) // length
+    cut = np.array(stream[: count * length], np.int64).reshape(count, length)
+    first, last = (np.tile(np.array(part, np.int64), (count, 1)) for part in (before, after))
+    rows = np.concatenate([first, cut, last], 1)
     return _chosen(rows, {"source": corpus.source, "sha256": corpus.sha256}, options)
 
 
@@ -139,6 +156,10 @@ def heldout_windows(options: Perplexity, vocabulary: Vocabulary, context: int | 
 def fingerprint(source: str) -> str:
     """What a source is known by before it is read: the SHA-256 of its bytes, or the name of a dataset."""
     path = builtin.CALIBRATION if source == BUILTIN else Path(source)
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        parts = [f"{one.relative_to(path)} {hashlib.sha256(one.read_bytes()).hexdigest()}" for one in files]
+        return _sha256("\n".join(parts))
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
 
 

@@ -163,6 +163,23 @@ EXPORTERS = {
 
 FACTORIES = "compressor.export.torch_module:find"  # torch:package.module:factory
 
+# Methods that write a quantized graph themselves, instead of a QTensor for each weight.
+REWRITERS = {
+    "static_qdq": "compressor.quantize.static_qdq:quantize",
+}
+# Methods whose tensors only one operator computes with.
+OWN_FORMAT = {
+    "dynamic": "compressor.package.matmulinteger:replace_linears",
+    "llm_int8": "compressor.package.matmulinteger:replace_linears",
+    "nf4": "compressor.package.matmulbnb4:replace_linears",
+    "fp4": "compressor.package.matmulbnb4:replace_linears",
+}
+
+CODEBOOK = "compressor.quantize.codebook:Codebook"
+
+METHODS = (*SOLVERS, *OWN_FORMAT, *REWRITERS)
+CALIBRATED = ("gptq", "llm_int8", "static_qdq")  # methods that look at data
+
 MODELS = {
     "builtin:tiny-lm": "compressor.builtin:TINY_LM",
 }

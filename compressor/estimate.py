@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from compressor import catalog
 from compressor.package.shards import read_header
-from compressor.recipe import PER_CHANNEL, Recipe
+from compressor.recipe import PER_CHANNEL, OnGrid, Recipe
 from compressor.sources import Source
 
 FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -37,10 +37,11 @@ def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
     weights = count(source, recipe)
     float_bytes = FLOAT_BYTES[recipe.export.dtype] * (weights.matrices + weights.others)
     method = recipe.quantize.method
-    cells = catalog.FORMATS[recipe.format].cells[method.bits]
-    group = weights.hidden if method.group_size in (PER_CHANNEL, "tensor") else int(method.group_size)
+    bits, size = (method.bits, method.group_size) if isinstance(method, OnGrid) else (8, PER_CHANNEL)
+    cells = catalog.FORMATS[recipe.format].cells[bits]
+    group = weights.hidden if size in (PER_CHANNEL, "tensor") else int(size)
     packed = int(weights.matrices * (cells / 8 + 4 / max(group, 1)))
-    tokens = recipe.calibration.samples * recipe.calibration.length if recipe.quantize.gptq else 0
+    tokens = recipe.calibration.samples * recipe.calibration.length if recipe.quantize.calibrated else 0
     activations = 4 * tokens * weights.hidden * ACTIVATION_COPIES
     working = 16 * weights.widest + activations
     return {

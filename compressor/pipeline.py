@@ -16,22 +16,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from compressor import artifact, calibration, catalog, formats, probe, sources
+from compressor import artifact, calibration, catalog, probe, samples, sources
 from compressor.artifact import MODEL, Artifact, Draft, Shelf
 from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
 from compressor.providers import backends
-from compressor.recipe import Gptq, Quantize, Recipe
+from compressor.recipe import OnGrid, Recipe
 from compressor.report import Report
 from compressor.session import Backend, load_model, save_model
 from compressor.sources import Source
 from compressor.validate.subject import Subject
+
+if TYPE_CHECKING:
+    from compressor.validate.subject import Subject
 
 STAGES = ("export", "optimize", "quantize", "package")
 Rows = list[dict[str, Any]]
@@ -118,35 +121,14 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
     key, options = _quantize_key(optimized.key, recipe)
     if done := shelf.find("quantize", key):
         return done
-    from compressor import budgeting
-    from compressor.quantize import graph, solve
+    from compressor import quantizing
 
     with _drafted(shelf, "quantize", key, options, {"key": optimized.key}) as draft:
-        model = load_model(optimized.model)
-        linears, left_alone = graph.find_linears(model, recipe.quantize.exclude)
-        if not linears:
-            why = "; ".join(f"{name} {reason}" for name, reason in left_alone.items())
-            raise RequestError(
-                f"{optimized.model}: no weight to quantize; {why or 'no product with a constant matrix'}"
-            )
-        method, own, batches = recipe.quantize.method, dict[str, Any](), list[Feeds]()
-        if recipe.quantize.calibrated:
-            windows = _calibration_windows(optimized, model, recipe)
-            draft.facts["calibration"] = windows.facts
-            batches = _decoder_batches(model, windows)
-        if recipe.quantize.budget:
-            allocation = budgeting.allocate(model, linears, recipe, batches, track)
-            own, draft.facts["budget"] = dict(allocation.choices), allocation.facts
-        else:
-            _refuse_misfits(linears, recipe)
-        solver, folder = _solver(recipe), draft.folder
-        if isinstance(method, Gptq):
-            rows = solve.with_data(model, linears, solver, batches, folder=folder, track=track, own=own)
-        else:
-            rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
-        draft.facts["left_alone"] = left_alone
-        draft.facts["fallbacks"] = [f"{row['layer']}: {row['fallback']}" for row in rows if row["fallback"]]
-        draft.facts["layers"] = rows
+        work, calibrated_on = quantizing.quantize(optimized, recipe, draft.folder, track)
+        fallen = [f"{row['layer']}: {row['fallback']}" for row in work.rows if row["fallback"]]
+        draft.facts |= {"calibration": dict(calibrated_on)} if calibrated_on else {}
+        draft.facts |= {"left_alone": dict(work.left_alone), "fallbacks": [*work.fallbacks, *fallen]}
+        draft.facts |= {"layers": work.rows} | ({"budget": dict(work.budget)} if work.budget else {})
     return artifact.open_artifact(shelf.place("quantize", key))
 
 
@@ -165,40 +147,36 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
 
 def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft: Draft) -> None:
     """The graph with its weights packed, and what onnxruntime-genai wants beside it."""
+    from compressor import quantizing
     from compressor.package import genai
-    from compressor.quantize import graph, store
 
-    model = load_model(optimized.model)
-    linears, _ = graph.find_linears(model, recipe.quantize.exclude)
-    tensors = store.Reader(quantized.directory)
-    form = catalog.FORMATS[recipe.format]
-    own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
-    packed = catalog.resolve(form.where)(model, linears, tensors.read, **own)
-    save_model(model, draft.folder / MODEL)
+    packed = quantizing.package(optimized, quantized, recipe)
+    save_model(packed.model, draft.folder / MODEL)
     sources.carry(optimized.directory, draft.folder)
-    if (sizes := Decoder.of(model)) and (config := sources.config(draft.folder)):
+    if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
         genai.write(draft.folder, config, sizes)
         draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
-    used = sorted({row["bits"] for row in quantized.facts["layers"]})
-    stored = ", ".join([recipe.format, *(f"{bits}-bit codes in {form.cells[bits]}-bit cells" for bits in used)])
-    draft.facts |= {"nodes": _count_nodes(model), "method": _method(recipe.quantize), "stored": stored}
-    draft.facts["weight_bytes"] = packed
+    draft.facts |= {"nodes": _count_nodes(packed.model), "method": quantizing.describe(recipe.quantize)}
+    draft.facts |= {"stored": packed.stored, "weight_bytes": dict(packed.weight_bytes)}
 
 
 def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None:
     """The source's shards with the quantized weights in the place of the float ones, configuration and tokenizer."""
+    from compressor import quantizing
     from compressor.package import checkpoint
     from compressor.quantize import store
     from compressor.quantize.qtensor import Choice
 
+    method = recipe.quantize.method
+    assert isinstance(method, OnGrid)  # held by Recipe.refusals
     source, form = sources.find(recipe.package.checkpoint or recipe.model), catalog.FORMATS[recipe.format]
-    layout, symmetric = catalog.resolve(form.where), recipe.quantize.method.scheme == "absmax"
+    layout, symmetric = catalog.resolve(form.where), method.scheme == "absmax"
     chosen = {row["layer"]: Choice(row["bits"], row["group_size"]) for row in quantized.facts["layers"]}
     tensors = store.Reader(quantized.directory)
     packed = checkpoint.write(source.folder, draft.folder, layout, chosen, tensors.read, symmetric=symmetric)
     sources.carry(source.folder, draft.folder)
     checkpoint.add_config(draft.folder, layout.config(chosen, list(quantized.facts["left_alone"]), symmetric))
-    draft.facts |= {"method": _method(recipe.quantize), "stored": recipe.format, "weight_bytes": packed}
+    draft.facts |= {"method": quantizing.describe(recipe.quantize), "stored": recipe.format, "weight_bytes": packed}
 
 
 def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact | None:
@@ -227,10 +205,12 @@ def validate(
     the report says.
     """
     from compressor.validate import (
+        accuracy,
         agreement,
         budget,
         latency,
         layers,
+        outputs,
         paged,
         perplexity,
         placement,
@@ -250,8 +230,14 @@ def validate(
     windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
     found = structure.measure(ours, theirs)
     if not found[0].value:
-        tokens = _agreement_tokens(windows, recipe)
-        found += agreement.measure(ours, theirs, tokens, limits.agreement)
+        labelled = samples.labelled(limits.accuracy, theirs.model, recipe.images) if limits.accuracy else None
+        if ours.decoder and theirs.decoder:
+            found += agreement.measure(ours, theirs, _agreement_tokens(windows, recipe), limits.agreement)
+        else:
+            calls = labelled.batches[: outputs.CALLS] if labelled else _probes(theirs)
+            found += outputs.measure(ours, theirs, calls, limits.agreement)
+        if labelled and limits.accuracy:
+            found += accuracy.measure(ours, theirs, labelled, limits.accuracy)
         allowed = budget.limits(limits.perplexity, recipe.quantize.budget)
         if windows is not None and allowed:
             plain = Subject(rounded.model) if rounded else None
@@ -359,11 +345,14 @@ def _optimize_key(exported: str, recipe: Recipe) -> Keyed:
 
 def _quantize_key(optimized: str, recipe: Recipe) -> Keyed:
     """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
-    options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json")}
+    options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json", exclude_none=True)}
     options["half_scales"] = catalog.FORMATS[recipe.format].half_scales
+    if recipe.quantize.name in catalog.REWRITERS:
+        options["target"] = recipe.target
     if not recipe.quantize.calibrated:
         return artifact.key("quantize", optimized, options), options
     options["calibration"] = recipe.calibration.model_dump(mode="json")
+    options["images"] = recipe.images.model_dump(mode="json")
     text = calibration.fingerprint(recipe.calibration.source)
     return artifact.key("quantize", optimized, options, text), options
 
@@ -397,45 +386,6 @@ def _paged_twin(folder: Path, config: Mapping[str, Any], recipe: Recipe) -> list
     return []
 
 
-def _calibration_windows(optimized: Artifact, model: ir.Model, recipe: Recipe) -> Windows:
-    if Decoder.of(model) is None:
-        raise RequestError(f"{optimized.model}: gptq calibrates decoders on text and this graph is none; use rtn")
-    vocabulary = Vocabulary.of(optimized.directory)
-    return calibration.calibration_windows(recipe.calibration, vocabulary, sources.context(optimized.directory))
-
-
-def _refuse_misfits(linears: Sequence[Any], recipe: Recipe) -> None:
-    """Say before the work what the package will not hold."""
-    method = recipe.quantize.method
-    for linear in linears:
-        reason = formats.misfit(recipe.target, recipe.format, linear.shape, method.bits, method.group_size)
-        if reason:
-            raise RequestError(f"{linear.name}: {reason}; choose another group_size or exclude it")
-
-
-def _solver(recipe: Recipe) -> Any:
-    """The solver that a recipe's method names, with its grid."""
-    from compressor.quantize.qtensor import PER_TENSOR, Grid
-
-    method = recipe.quantize.method
-    name = "gptq" if isinstance(method, Gptq) else "rtn"
-    group_size = PER_TENSOR if method.group_size == "tensor" else method.group_size
-    half_scales = catalog.FORMATS[recipe.format].half_scales
-    grid = Grid(method.bits, method.scheme, method.scale_search, half_scales)
-    own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
-    return catalog.resolve(catalog.SOLVERS[name])(grid, group_size, **own)
-
-
-TOKENS_PER_BATCH = 1024  # enough for full speed in the products; more only holds more activations
-
-
-def _decoder_batches(model: ir.Model, windows: Windows) -> list[Feeds]:
-    sizes = Decoder.of(model)
-    assert sizes is not None  # held by _calibration_windows
-    rows = max(1, TOKENS_PER_BATCH // windows.ids.shape[1])
-    return [sizes.feeds(windows.ids[at : at + rows]) for at in range(0, len(windows.ids), rows)]
-
-
 def sides(artifacts: Mapping[str, Artifact], provider: str) -> dict[str, Subject]:
     """Artifacts ready to be run on a provider, each with its own engines. Raises: MachineError when it is missing."""
     return {name: Subject(one.model, backend=_backend(provider, one, one)) for name, one in artifacts.items()}
@@ -463,6 +413,12 @@ def _heldout_windows(candidate: Artifact, reference: Artifact, recipe: Recipe, s
     if options is None or sizes is None or folder is None:
         return None
     return calibration.heldout_windows(options, Vocabulary.of(folder), sources.context(folder))
+
+
+def _probes(reference: Subject) -> tuple[Feeds, ...]:
+    """Made-up inputs, for a graph that nobody named data for; none when it runs on none of ours."""
+    found = probe.find(reference.model)
+    return found.calls if found else ()
 
 
 def _agreement_tokens(windows: Windows | None, recipe: Recipe) -> Any:
@@ -495,14 +451,6 @@ def _report_facts(recipe: Recipe, stages: Sequence[Artifact], windows: Windows |
     if windows is not None:
         facts["held-out text"] = ", ".join(f"{name} {value}" for name, value in windows.facts.items())
     return facts | {"made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-
-
-def _method(options: Quantize) -> str:
-    name = "gptq" if options.gptq else "rtn"
-    method = options.method
-    group = {-1: "per channel", "tensor": "per tensor"}.get(method.group_size, f"groups of {method.group_size}")
-    grid = "bits and groups by budget" if options.budget else f"{method.bits} bits, {group}"
-    return f"{name}, {grid}, {method.scheme}"
 
 
 def _pass_row(outcome: dict[str, Any]) -> dict[str, Any]:

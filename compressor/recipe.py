@@ -15,11 +15,12 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from compressor import catalog, formats
+from compressor import catalog, formats, impossible
 from compressor.errors import RecipeError, RequestError
 from compressor.export import tasks
+from compressor.methods import Codebook, Dynamic, Images, LlmInt8, Section, StaticQdq
 
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3, 2]
@@ -48,12 +49,6 @@ def _known_task(name: str) -> str:
 TaskName = Annotated[str, AfterValidator(_known_task)]
 
 
-class Section(BaseModel):
-    """A part of a recipe: frozen, and no key but its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 class Export(Section):
     """A model to one ONNX graph, or the fewest."""
 
@@ -71,14 +66,17 @@ class Optimize(Section):
 
 
 class Calibration(Section):
-    """The text that the statistics are gathered on."""
+    """The data that statistics are gathered on: text for models of language, arrays or pictures for any other."""
 
     source: str = Field(
-        "builtin", description="builtin, a file (.txt .raw .json .jsonl .parquet, tokens as .npy) or a dataset id"
+        "builtin",
+        description="builtin, a text file (.txt .raw .md .json .jsonl .parquet), tokens (.npy), a dataset id, "
+        "arrays by input name (.npz), or a folder of pictures",
     )
-    samples: int = Field(128, ge=1, description="windows of `length` tokens")
+    samples: int = Field(128, ge=1, description="windows of `length` tokens, rows of arrays, or pictures")
     length: int = Field(512, ge=8, description="tokens")
-    seed: int = Field(0, ge=0, description="chooses the windows")
+    seed: int = Field(0, ge=0, description="chooses the windows, rows or pictures")
+    max_padding: float = Field(0.5, ge=0, le=1, description="share of the tokens that may be padding")
 
 
 class Rtn(Section):
@@ -116,37 +114,52 @@ class Budget(Section):
         return self
 
 
+OnGrid = Rtn | Gptq  # a QTensor for each weight
+Method = OnGrid | Dynamic | LlmInt8 | Codebook | StaticQdq
+
+
 class Quantize(Section):
     """Exactly one method, and the weights it leaves alone."""
 
     rtn: Rtn | None = None
     gptq: Gptq | None = None
+    dynamic: Dynamic | None = None
+    llm_int8: LlmInt8 | None = None
+    nf4: Codebook | None = None
+    fp4: Codebook | None = None
+    static_qdq: StaticQdq | None = None
     budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
     exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:
-        chosen = [name for name in ("rtn", "gptq") if getattr(self, name) is not None]
+        chosen = [name for name in catalog.METHODS if getattr(self, name) is not None]
         if len(chosen) != 1:
             named = " and ".join(chosen) or "none"
-            raise ValueError(f"choose exactly one method of rtn, gptq; the recipe names {named}")
+            raise ValueError(f"choose exactly one method of {', '.join(catalog.METHODS)}; the recipe names {named}")
         return self
+
+    @property
+    def name(self) -> str:
+        """The name of the one method that is set."""
+        return next(name for name in catalog.METHODS if getattr(self, name) is not None)
 
     @property
     def calibrated(self) -> bool:
         """Whether the work looks at data."""
-        return self.gptq is not None or self.budget is not None
+        at_run_time = self.llm_int8 is not None and self.llm_int8.outliers == "dynamic"
+        return self.budget is not None or (self.name in catalog.CALIBRATED and not at_run_time)
 
     @property
-    def method(self) -> Rtn | Gptq:
+    def method(self) -> Method:
         """The one method that is set."""
-        chosen = self.gptq or self.rtn
-        assert chosen is not None  # held by _one_method
+        chosen: Method = getattr(self, self.name)
         return chosen
 
     def rounded(self) -> Quantize:
         """The same grid without a solver: what plain rounding would have given."""
         method = self.method
+        assert isinstance(method, OnGrid)  # asked of solvers on a grid alone
         rtn = Rtn(
             bits=method.bits, group_size=method.group_size, scheme=method.scheme, scale_search=method.scale_search
         )
@@ -173,7 +186,10 @@ class Agreement(Section):
     decode_steps: int = Field(4, ge=1)
     max_kl: float | None = Field(None, gt=0, description="nats, mean over positions, worst case")
     min_top1: float | None = Field(None, ge=0, le=1, description="share of positions with the same best token")
-    max_difference: float | None = Field(None, gt=0, description="largest absolute difference of a logit")
+    max_difference: float | None = Field(None, gt=0, description="largest absolute difference of a logit or output")
+    min_cosine: float | None = Field(
+        None, ge=-1, le=1, description="of outputs, worst row; graphs that are no decoders"
+    )
 
 
 class Perplexity(Section):
@@ -196,6 +212,17 @@ class Paged(Section):
     """Logits of the paged twin against the contiguous graph's: ragged requests, chunks, scattered blocks."""
 
     max_difference: float | None = Field(0.01, gt=0, description="of a logit, in parts of the largest one")
+
+
+class Accuracy(Section):
+    """Share of rows whose largest score is their label's, for artifact and reference."""
+
+    source: str = Field(
+        description="arrays by input name with `labels` (.npz), or a folder with a folder for each class"
+    )
+    samples: int | None = Field(None, ge=1, description="rows from the beginning; none: all")
+    max_drop: float | None = Field(None, ge=0, le=1, description="0.005 allows half a point below the reference")
+    min_value: float | None = Field(None, ge=0, le=1)
 
 
 class Size(Section):
@@ -243,6 +270,7 @@ class Validate(Section):
     agreement: Agreement = Agreement()
     perplexity: Perplexity | None = Perplexity()
     paged: Paged = Paged()
+    accuracy: Accuracy | None = None
     size: Size = Size()
     speed: Speed | None = Speed()
     placement: Placement = Placement()
@@ -257,6 +285,7 @@ class Recipe(Section):
     target: Target = Field("generic", description="where it will run: chooses passes and operators")
     export: Export = Export()
     optimize: Optimize = Optimize()
+    images: Images = Images()
     calibration: Calibration = Calibration()
     quantize: Quantize = Quantize(gptq=Gptq())
     package: Package = Package()
@@ -278,10 +307,11 @@ class Recipe(Section):
         graph = self.package.model_copy(update={"format": catalog.FORMAT_OF[self.target], "paged": False})
         return self.model_copy(update={"package": graph}) if catalog.FORMATS[self.format].checkpoint else self
 
-    def refusals(self) -> Iterator[formats.Refusal]:
+    def refusals(self) -> Iterator[tuple[Place, str]]:
         """Settings that are each in range and cannot be had together, with their places."""
-        name, method = ("gptq", self.quantize.gptq) if self.quantize.gptq else ("rtn", self.quantize.rtn)
-        if method is not None:
+        yield from impossible.findings(self)
+        name, method = self.quantize.name, self.quantize.method
+        if isinstance(method, OnGrid):
             grid = formats.Settings(name, method.bits, method.group_size, method.scheme)
             found = formats.refusals(self.target, self.format, grid)
             chosen = ("bits", "group_size") if self.quantize.budget else ()

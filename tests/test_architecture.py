@@ -77,7 +77,8 @@ def test_the_graph_side_of_quantization_sees_no_solver() -> None:
         ("cli", set()),
         ("compressor.pipeline", {"cli"}),
         ("passes", {"compressor.pipeline"}),
-        ("compressor.quantize.solve", {"compressor.pipeline"}),
+        ("compressor.quantizing", {"compressor.pipeline"}),
+        ("compressor.quantize.solve", {"compressor.quantizing"}),
         ("compressor.export.causal_lm", {"compressor.export.text_generation"}),
         ("compressor.package.matmulnbits", set()),  # named by the catalog alone
         ("compressor.package.qdq", set()),
@@ -130,12 +131,14 @@ print("heavy:", [name for name in {HEAVY} if name in sys.modules])
 def test_every_line_of_the_catalog_resolves() -> None:
     assert all(issubclass(catalog.resolve(entry.where), ir.passes.PassBase) for entry in catalog.PASSES.values())
     assert all(callable(catalog.resolve(target).solve) for target in catalog.SOLVERS.values())
+    assert all(callable(catalog.resolve(target)) for target in catalog.REWRITERS.values())
     assert all((catalog.resolve(target) / "config.json").is_file() for target in catalog.MODELS.values())
 
 
 def test_the_recipe_names_what_the_catalog_holds() -> None:
     assert get_args(recipe.Target) == catalog.TARGETS
-    assert set(recipe.Quantize.model_fields) - {"exclude", "budget"} == set(catalog.SOLVERS)
+    assert set(recipe.Quantize.model_fields) - {"exclude", "budget"} == set(catalog.METHODS)
+    assert set(catalog.CALIBRATED) <= set(catalog.METHODS)
 
 
 def test_a_target_chooses_its_passes_and_a_list_overrides_them() -> None:

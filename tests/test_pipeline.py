@@ -261,7 +261,9 @@ def test_gptq_on_a_graph_that_reads_no_text_is_a_wrong_request(
 ) -> None:
     ended = compress("quantize", perceptron, "-o", tmp_path / "out")
     assert ended.code == 2
-    assert ended.err.endswith("gptq calibrates decoders on text and this graph is none; use rtn\n")
+    assert ended.err.endswith(
+        "the graph reads no text; name an .npz file with an array for each of x, or a folder of pictures\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -67,8 +67,8 @@ def test_findings_come_in_the_order_of_their_lines() -> None:
             "model: x\noptimize: {passes: [dropout]}",
             "a.yaml:2: optimize.passes.0: no pass 'dropout'. Did you mean 'dropout-removal'?",
         ),
-        ("model: x\nquantize: {}", "a.yaml:2: quantize: choose exactly one method of rtn, gptq; the recipe names none"),
-        ("model: x\nquantize: {rtn: {}, gptq: {}}", "a.yaml:2: quantize: choose exactly one method of rtn, gptq; the"),
+        ("model: x\nquantize: {}", "a.yaml:2: quantize: choose exactly one method of rtn, gptq, "),
+        ("model: x\nquantize: {rtn: {}, gptq: {}}", "a.yaml:2: quantize: choose exactly one method of rtn, gptq, "),
     ],
 )
 def test_a_fault_is_told_where_it_stands(text: str, finding: str) -> None:

@@ -22,7 +22,7 @@ import torch
 from onnx_ir.passes.common import ShapeInferencePass
 from torch import Tensor
 
-from compressor.decoder import IDS, Feeds
+from compressor.decoder import IDS, MASK, Feeds
 from compressor.session import open_session
 
 # A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
@@ -125,6 +125,7 @@ class Flow:
     def __init__(self, batches: Sequence[Feeds], *, dtype: torch.dtype, device: torch.device) -> None:
         self._carried: list[Feeds] = [dict(batch) for batch in batches]
         self._fed = frozenset(batches[0])
+        self._real = [torch.from_numpy(np.asarray(batch[MASK], bool)) if MASK in batch else None for batch in batches]
         self._x: list[Tensor] = []  # of the last segment, a view a batch
         self._weights: list[tuple[Linear, Tensor]] = []
         self._dtype, self._device = dtype, device
@@ -148,7 +149,14 @@ class Flow:
             self._x.append(kept[index][: len(x)].copy_(x))
             for name in segment.last_used - self._fed:
                 values.pop(name, None)
-            yield self._x[-1].flatten(0, -2)
+            yield self._tokens(index)
+
+    def _tokens(self, index: int) -> Tensor:
+        """The x of a batch, [tokens, in], without those that its attention mask says are padding."""
+        x, real = self._x[index], self._real[index]
+        if real is None or x.shape[:-1] != real.shape or bool(real.all()):
+            return x.flatten(0, -2)
+        return x[real.to(x.device)]
 
     def _room(self, first: Tensor) -> Tensor:
         """One block for the x of all batches: given back whole, where many small ones would leave a heap of holes."""

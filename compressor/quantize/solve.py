@@ -16,6 +16,7 @@ from torch import Tensor
 from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import store
+from compressor.quantize.codebook import Codebook, CodebookTensor
 from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError
 from compressor.quantize.graph import Flow, Linear, product_dtype, segments
 from compressor.quantize.qtensor import Choice, QTensor
@@ -67,7 +68,7 @@ def with_data(
 
 def without_data(
     linears: Sequence[Linear],
-    solver: RoundToNearest,
+    solver: RoundToNearest | Codebook,
     *,
     folder: Path,
     track: Track,
@@ -77,7 +78,7 @@ def without_data(
     rows = []
     for linear in track(linears, "rtn"):
         weight = linear.read()
-        tensor = at(solver, own.get(linear.name)).solve(weight)
+        tensor = (solver if isinstance(solver, Codebook) else at(solver, own.get(linear.name))).solve(weight)
         store.write(folder, linear.name, tensor)
         power = float(weight.square().sum())
         error = float((tensor.dequantize() - weight).square().sum()) / power if power else 0.0
@@ -148,7 +149,7 @@ def _alike(linears: Sequence[Linear], own: Mapping[str, Choice]) -> list[list[Li
     return list(found.values())
 
 
-def _row(linear: Linear, tensor: QTensor) -> dict[str, Any]:
+def _row(linear: Linear, tensor: QTensor | CodebookTensor) -> dict[str, Any]:
     rows, columns = tensor.shape
     return {
         "layer": linear.name,
@@ -161,7 +162,7 @@ def _row(linear: Linear, tensor: QTensor) -> dict[str, Any]:
     }
 
 
-def _flags(tensor: QTensor, *, worse: bool) -> list[str]:
+def _flags(tensor: QTensor | CodebookTensor, *, worse: bool) -> list[str]:
     """Why a layer needs a look: a solver that does harm, a packed constant, a number that is none."""
     seen = {
         "not finite": not bool(tensor.scale.isfinite().all()),

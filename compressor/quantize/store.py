@@ -6,10 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from compressor.quantize.codebook import CodebookTensor
 from compressor.quantize.qtensor import QTensor
 
 FOLDER = "qtensors"
@@ -23,19 +26,37 @@ class Reader:
 
     def read(self, name: str) -> QTensor:
         """The QTensor of a weight."""
+        facts, q, scale = self._parts(name)
+        return QTensor(q, scale, self._open(name, "zero"), facts["bits"], facts["group_size"])
+
+    def read_codebook(self, name: str) -> CodebookTensor:
+        """The CodebookTensor of a weight."""
+        facts, q, scale = self._parts(name)
+        return CodebookTensor(q, scale, facts["book"], facts["block_size"])
+
+    def _parts(self, name: str) -> tuple[dict[str, Any], Tensor, Tensor]:
         with safe_open(self.directory / file_of(name), framework="pt") as file:
-            facts = json.loads(file.metadata()["qtensor"])
-            q, scale, zero = (file.get_tensor(part) for part in ("q", "scale", "zero"))
-        return QTensor(q, scale, zero, facts["bits"], facts["group_size"])
+            return json.loads(file.metadata()["qtensor"]), file.get_tensor("q"), file.get_tensor("scale")
+
+    def _open(self, name: str, part: str) -> Tensor:
+        with safe_open(self.directory / file_of(name), framework="pt") as file:
+            tensor: Tensor = file.get_tensor(part)
+            return tensor
 
 
-def write(folder: Path, name: str, tensor: QTensor) -> None:
-    """Add the QTensor of a weight to the folder of an artifact."""
+def write(folder: Path, name: str, tensor: QTensor | CodebookTensor) -> None:
+    """Add the quantized form of a weight to the folder of an artifact."""
     path = folder / file_of(name)
     path.parent.mkdir(exist_ok=True)
-    facts = json.dumps({"bits": tensor.bits, "group_size": tensor.group_size, "weight": name})
-    parts = {"q": tensor.q, "scale": tensor.scale, "zero": tensor.zero}
-    save_file({key: part.cpu().contiguous() for key, part in parts.items()}, path, metadata={"qtensor": facts})
+    parts: dict[str, Tensor] = {"q": tensor.q, "scale": tensor.scale}
+    if isinstance(tensor, QTensor):
+        parts["zero"] = tensor.zero
+        facts: dict[str, Any] = {"bits": tensor.bits, "group_size": tensor.group_size, "weight": name}
+    else:
+        facts = {"book": tensor.book, "block_size": tensor.block_size, "weight": name}
+    save_file(
+        {key: part.cpu().contiguous() for key, part in parts.items()}, path, metadata={"qtensor": json.dumps(facts)}
+    )
 
 
 def file_of(name: str) -> str:

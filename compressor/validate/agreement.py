@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor import probe
 from compressor.decoder import DecoderSession
 from compressor.recipe import Agreement
 from compressor.report import Measurement
@@ -41,12 +40,11 @@ def measure(
     candidate: Subject, reference: Subject, tokens: NDArray[np.int64] | None, options: Agreement
 ) -> list[Measurement]:
     """Worst case of each distance. tokens [2, length + decode_steps]: real text, or random ids when there is none."""
-    if reference.decoder is None or candidate.decoder is None:
-        return _any_graph(candidate, reference, options)
+    theirs = reference.runner()
     if tokens is None:
         rng = np.random.default_rng(0)
-        tokens = rng.integers(0, reference.decoder.vocab, (2, options.length + options.decode_steps))
-    distances = list(_distances(candidate.runner(), reference.runner(), tokens, options))
+        tokens = rng.integers(0, theirs.decoder.vocab, (2, options.length + options.decode_steps))
+    distances = list(_distances(candidate.runner(), theirs, tokens, options))
     furthest = max(distances, key=lambda one: one.difference)
     divergent = max(distances, key=lambda one: one.kl)
     unlike = min(distances, key=lambda one: one.top1)
@@ -113,17 +111,3 @@ def _chunked(runner: DecoderSession, tokens: NDArray[np.int64], options: Agreeme
 
 
 _CASES: dict[str, Case] = {"prefill": _prefill, "padded": _padded, "decode": _decode, "chunked": _chunked}
-
-
-def _any_graph(candidate: Subject, reference: Subject, options: Agreement) -> list[Measurement]:
-    """Largest difference of any output of a graph that is no decoder, on made-up inputs."""
-    inputs = probe.find(reference.model)
-    if inputs is None:
-        note = "the reference runs on no input we can make up"
-        return [Measurement("outputs compared", 0, limit=1, sense="at least", note=note)]
-    worst = 0.0
-    for feeds in inputs.calls:
-        for ours, theirs in zip(candidate.session.run(None, feeds), reference.session.run(None, feeds), strict=True):
-            difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0)
-            worst = max(worst, float(difference) if np.isfinite(difference) else float("inf"))
-    return [Measurement("output difference", worst, limit=options.max_difference)]

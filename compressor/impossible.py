@@ -1,0 +1,91 @@
+"""What no machine can do, said when a recipe is read: a method on a target that cannot run what it makes.
+
+A rule is a row: where the recipe says it, when it is impossible, and the line that says what to do instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressor import catalog
+
+if TYPE_CHECKING:
+    from compressor.recipe import Recipe
+
+Place = tuple[str | int, ...]
+WEIGHT_ONLY = "use a weight-only method: rtn or gptq"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`place` is the field at fault; the rule speaks when its first two parts are set and `when` holds."""
+
+    place: Place
+    when: Callable[[Recipe], bool]
+    why: str
+
+
+def _target(*names: str) -> Callable[[Recipe], bool]:
+    return lambda recipe: recipe.target in names
+
+
+def _static(recipe: Recipe, field: str) -> object:
+    return getattr(recipe.quantize.static_qdq, field)
+
+
+# Sources: kernel tables of ONNX Runtime 1.31.1 (its CUDA provider has no integer convolution, and of the integer
+# products int8 x int8 alone; a Q/DQ graph runs there in float); operator table of onnx-tensorrt 10.
+RULES = (
+    Rule(
+        ("quantize", "dynamic"),
+        _target("cuda"),
+        f"CUDA runs no integer-quantized graph: its nodes would fall to the CPU; {WEIGHT_ONLY}",
+    ),
+    Rule(
+        ("quantize", "static_qdq"),
+        _target("cuda"),
+        f"CUDA runs no integer-quantized graph: it computes Q/DQ in float, slower than without; {WEIGHT_ONLY}",
+    ),
+    Rule(
+        ("quantize", "dynamic"),
+        _target("tensorrt"),
+        "TensorRT accepts static symmetric quantization only; use static_qdq",
+    ),
+    Rule(
+        ("quantize", "llm_int8"),
+        _target("tensorrt"),
+        "TensorRT reads no MatMulInteger; use static_qdq, or rtn or gptq",
+    ),
+    Rule(("quantize", "nf4"), _target("tensorrt"), "TensorRT reads no MatMulBnb4; use rtn or gptq with 4 bits"),
+    Rule(("quantize", "fp4"), _target("tensorrt"), "TensorRT reads no MatMulBnb4; use rtn or gptq with 4 bits"),
+    Rule(
+        ("quantize", "static_qdq", "dtype"),
+        lambda recipe: recipe.target == "tensorrt" and _static(recipe, "dtype") == "uint8",
+        "TensorRT accepts static symmetric quantization only; use int8",
+    ),
+    Rule(
+        ("quantize", "static_qdq", "symmetric"),
+        lambda recipe: recipe.target == "tensorrt" and _static(recipe, "symmetric") is False,
+        "TensorRT accepts static symmetric quantization only; use true",
+    ),
+    Rule(
+        ("quantize", "static_qdq", "dtype"),
+        lambda recipe: recipe.target == "cpu" and _static(recipe, "dtype") == "fp8",
+        "no CPU kernel computes in fp8; use uint8 or int8, or target tensorrt",
+    ),
+)
+
+
+def findings(recipe: Recipe) -> Iterator[tuple[Place, str]]:
+    """Place and sentence of every rule that the recipe breaks."""
+    name = recipe.quantize.name
+    if recipe.package.format is not None and name in (*catalog.OWN_FORMAT, *catalog.REWRITERS):
+        yield ("package", "format"), f"{name} has a form of its own; leave package.format out"
+    if recipe.quantize.budget is not None and name not in catalog.SOLVERS:
+        yield ("quantize", "budget"), f"{name} has bits of its own; a budget is spent by rtn or gptq"
+    for rule in RULES:
+        section, method, *_ = rule.place
+        if getattr(getattr(recipe, str(section)), str(method)) is not None and rule.when(recipe):
+            yield rule.place, rule.why

@@ -1,0 +1,100 @@
+"""Where LLM.int8() and the graph meet: outlier columns of each input found while calibration data flows through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from compressor.decoder import Feeds
+from compressor.progress import Track
+from compressor.quantize import store
+from compressor.quantize.graph import Flow, Linear, segments
+from compressor.quantize.llm_int8 import ColumnMaximum, LlmInt8
+from compressor.quantize.qtensor import QTensor
+
+# Tokens and output columns that a layer's two errors are measured on: they are sums over both, and this many tell
+# them apart at a fraction of the cost of the products.
+ERROR_TOKENS, ERROR_COLUMNS = 1024, 128
+
+
+def with_outliers(
+    model: ir.Model,
+    linears: Sequence[Linear],
+    method: LlmInt8,
+    batches: Sequence[Feeds],
+    *,
+    folder: Path,
+    track: Track,
+) -> list[dict[str, Any]]:
+    """Find the outliers of one input after another and store what is not. Returns the layer table."""
+    flow = Flow(batches, dtype=torch.float32, device=torch.device("cpu"))
+    rows: list[dict[str, Any]] = []
+    for segment in track(segments(model, linears), "llm_int8"):
+        largest, seen = ColumnMaximum(segment.width), list[Tensor]()
+        for x in flow.run(segment):
+            largest.add(x)
+            if sum(len(one) for one in seen) < ERROR_TOKENS:
+                seen.append(x.clone())
+        outliers, sample = method.outliers(largest.value), torch.cat(seen)[:ERROR_TOKENS]
+        flowing = []
+        for linear in segment.linears:
+            weight = linear.read()
+            tensor = method.solve(weight, outliers)
+            store.write(folder, linear.name, tensor)
+            rows.append(_row(linear, method, weight, tensor, outliers, sample))
+            restored = tensor.dequantize()
+            restored[outliers] = weight[outliers]
+            flowing.append(restored)
+        flow.resume(segment, flowing)
+    return rows
+
+
+def without_data(linears: Sequence[Linear], method: LlmInt8, *, folder: Path, track: Track) -> list[dict[str, Any]]:
+    """Store every weight whole; its outliers are found when it is multiplied. Returns the layer table."""
+    rows = []
+    for linear in track(linears, "llm_int8"):
+        weight = linear.read()
+        tensor = method.solve(weight, [])
+        store.write(folder, linear.name, tensor)
+        error = _lost(weight.double(), tensor.dequantize().double())
+        rows.append(_stored(linear, tensor, []) | {"weight_error": error})
+    return rows
+
+
+def _row(
+    linear: Linear, method: LlmInt8, weight: Tensor, tensor: QTensor, outliers: list[int], x: Tensor
+) -> dict[str, Any]:
+    """Relative output errors, |X W - Y|^2 / |X W|^2, with the decomposition and without it."""
+    step = -(-weight.shape[1] // ERROR_COLUMNS)
+    W, plain = weight[:, ::step], LlmInt8(float("inf"))
+    exact = x.double() @ W.double()
+    error = _lost(exact, method.product(x, W, tensor.every(step), outliers))
+    without = _lost(exact, plain.product(x, W, plain.solve(W, []), []))
+    return _stored(linear, tensor, outliers) | {"error": error, "error_without": without}
+
+
+def _stored(linear: Linear, tensor: QTensor, outliers: list[int]) -> dict[str, Any]:
+    rows, columns = tensor.shape
+    kept = (32 - tensor.bits) * len(outliers) / rows  # a kept row of float32 in the place of its codes
+    return {
+        "layer": linear.name,
+        "in": rows,
+        "out": columns,
+        "bits_per_weight": round(tensor.bits_per_weight + kept, 3),
+        "outlier_columns": len(outliers),
+        "outliers": outliers,
+        "fallback": "",
+        "flags": [] if bool(tensor.scale.isfinite().all()) else ["not finite"],
+    }
+
+
+def _lost(exact: Tensor, found: Tensor) -> float | None:
+    power, lost = float(exact.square().sum()), float((found - exact).square().sum())
+    share = lost / power if power else 0.0
+    return share if math.isfinite(share) else None

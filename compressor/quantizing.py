@@ -1,0 +1,170 @@
+"""Method by method: who quantizes a graph's weights, and in which form they are packed.
+
+on a grid      rtn, gptq               a QTensor for each linear  ->  a format of `catalog.FORMATS`
+own operator   dynamic, llm_int8       a QTensor of 8 bits        ->  integer products
+               nf4, fp4                codes of a code book       ->  MatMulBnb4
+rewriter       static_qdq              the graph, as it is served
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compressor import budgeting, catalog, formats, samples
+from compressor.artifact import MODEL, Artifact
+from compressor.errors import RequestError
+from compressor.methods import Codebook, Dynamic, LlmInt8
+from compressor.progress import Track
+from compressor.quantize import decompose, graph, solve, store
+from compressor.quantize.graph import Linear
+from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
+from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Choice, Grid
+from compressor.quantize.rewritten import refuse_quantized
+from compressor.recipe import Gptq, OnGrid, Quantize, Recipe
+from compressor.samples import Samples
+from compressor.session import load_model, save_model
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The layer table, what was left alone and why, and what fell back."""
+
+    rows: Rows
+    left_alone: Mapping[str, str]
+    fallbacks: tuple[str, ...] = ()
+    budget: Mapping[str, Any] = field(default_factory=dict)  # facts of how bits and groups were chosen
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A graph as it is served, how its codes are stored, and the bytes of each weight where they were counted."""
+
+    model: ir.Model
+    stored: str
+    weight_bytes: Mapping[str, int]
+
+
+def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> tuple[Work, Mapping[str, Any]]:
+    """Quantize by the recipe's method into `folder`. Returns the work, and where its calibration data came from.
+
+    Raises: RequestError for a graph that is quantized already or has nothing to quantize, and for data that does not
+    fit it.
+    """
+    model = load_model(optimized.model)
+    refuse_quantized(model, optimized.model)
+    data = None
+    if recipe.quantize.calibrated:
+        data = samples.calibrating(recipe.calibration, model, optimized.directory, recipe.images)
+    try:
+        work = _rewrite if recipe.quantize.name in catalog.REWRITERS else _solve
+        return work(model, recipe, data, folder, track), data.facts if data else {}
+    except RequestError as error:
+        raise RequestError(f"{optimized.model}: {error}") from error
+
+
+def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
+    """Graph and quantized weights -> the graph that the engine loads."""
+    if recipe.quantize.name in catalog.REWRITERS:
+        return Packed(load_model(quantized.model), "pairs around operators, weights as codes", {})
+    model = load_model(optimized.model)
+    linears, _ = graph.find_linears(model, recipe.quantize.exclude)
+    tensors, method = store.Reader(quantized.directory), recipe.quantize.method
+    if isinstance(method, OnGrid):
+        form = catalog.FORMATS[recipe.format]
+        own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
+        used = sorted({row["bits"] for row in quantized.facts["layers"]})
+        stored = ", ".join([recipe.format, *(f"{bits}-bit codes in {form.cells[bits]}-bit cells" for bits in used)])
+        return Packed(model, stored, catalog.resolve(form.where)(model, linears, tensors.read, **own))
+    write = catalog.resolve(catalog.OWN_FORMAT[recipe.quantize.name])
+    if isinstance(method, Codebook):
+        return Packed(model, "matmulbnb4, 4-bit words", write(model, linears, tensors.read_codebook))
+    outliers = _outliers(quantized, linears, recipe)
+    return Packed(model, "matmulinteger, int8", write(model, linears, tensors.read, outliers, recipe.target))
+
+
+def describe(options: Quantize) -> str:
+    """The method with what shapes its numbers, in a line."""
+    name, method = options.name, options.method
+    if not isinstance(method, OnGrid):
+        fields = method.model_dump(exclude_none=True, exclude_defaults=True)
+        return ", ".join([name, *(f"{field} {value}" for field, value in fields.items())])
+    group = {-1: "per channel", "tensor": "per tensor"}.get(method.group_size, f"groups of {method.group_size}")
+    grid = "bits and groups by budget" if options.budget else f"{method.bits} bits, {group}"
+    return f"{name}, {grid}, {method.scheme}"
+
+
+def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:
+    """A quantized tensor for each linear, one file each."""
+    linears, left_alone = graph.find_linears(model, recipe.quantize.exclude)
+    if not linears:
+        why = "; ".join(f"{name} {reason}" for name, reason in left_alone.items())
+        raise RequestError(f"no weight to quantize; {why or 'no product with a constant matrix'}")
+    method = recipe.quantize.method
+    if isinstance(method, LlmInt8):
+        decomposition = Decomposition(method.threshold, at_run_time=method.outliers == "dynamic")
+        if data is not None:
+            rows = decompose.with_outliers(model, linears, decomposition, data.batches, folder=folder, track=track)
+        else:
+            rows = decompose.without_data(linears, decomposition, folder=folder, track=track)
+        return Work(rows, left_alone)
+    batches, own, facts = list(data.batches) if data else [], dict[str, Choice](), dict[str, Any]()
+    if recipe.quantize.budget:
+        allocation = budgeting.allocate(model, linears, recipe, batches, track)
+        own, facts = dict(allocation.choices), dict(allocation.facts)
+    elif isinstance(method, OnGrid):
+        _refuse_misfits(linears, recipe, method)
+    solver = _solver(recipe)
+    if isinstance(method, Gptq):
+        rows = solve.with_data(model, linears, solver, batches, folder=folder, track=track, own=own)
+    else:
+        rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
+    return Work(rows, left_alone, budget=facts)
+
+
+def _rewrite(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:
+    """A quantized graph, from a method that writes one."""
+    rewrite = catalog.resolve(catalog.REWRITERS[recipe.quantize.name])
+    batches = samples.unpadded(data.batches) if data else ()
+    made = rewrite(model, recipe.quantize.method, recipe.target, recipe.quantize.exclude, batches, track)
+    save_model(made.model, folder / MODEL)
+    return Work(made.rows, made.left_alone, tuple(made.fallbacks))
+
+
+def _refuse_misfits(linears: Sequence[Linear], recipe: Recipe, method: OnGrid) -> None:
+    """Say before the work what the package will not hold."""
+    for linear in linears:
+        reason = formats.misfit(recipe.target, recipe.format, linear.shape, method.bits, method.group_size)
+        if reason:
+            raise RequestError(f"{linear.name}: {reason}; choose another group_size or exclude it")
+
+
+def _solver(recipe: Recipe) -> Any:
+    """The solver that a method names, with its grid or its book."""
+    options, method = recipe.quantize, recipe.quantize.method
+    if isinstance(method, Codebook):
+        return catalog.resolve(catalog.CODEBOOK)(options.name, method.block_size)
+    if isinstance(method, Dynamic):
+        size = PER_CHANNEL if method.per_channel else PER_TENSOR
+        return catalog.resolve(catalog.SOLVERS["rtn"])(Grid(7 if method.reduce_range else 8, "absmax"), size)
+    assert isinstance(method, OnGrid)  # the others decompose or rewrite
+    group_size = PER_TENSOR if method.group_size == "tensor" else method.group_size
+    grid = Grid(method.bits, method.scheme, method.scale_search, catalog.FORMATS[recipe.format].half_scales)
+    own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
+    return catalog.resolve(catalog.SOLVERS[options.name])(grid, group_size, **own)
+
+
+def _outliers(quantized: Artifact, linears: list[Linear], recipe: Recipe) -> dict[str, Any]:
+    """For each weight the columns that stay float, the threshold they are found by at run time, or None."""
+    method = recipe.quantize.llm_int8
+    if method is None:
+        return dict.fromkeys((linear.name for linear in linears), None)
+    if method.outliers == "dynamic":
+        return dict.fromkeys((linear.name for linear in linears), method.threshold)
+    return {row["layer"]: row["outliers"] for row in quantized.facts["layers"]}

@@ -1,0 +1,49 @@
+"""What a target cannot run is refused when the recipe is read, with its line and what to do instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from compressor import impossible, recipe
+from compressor.errors import RecipeError
+
+
+@pytest.mark.parametrize(
+    ("target", "quantize", "finding"),
+    [
+        ("cuda", "dynamic: {}", "a.yaml:4: quantize.dynamic: CUDA runs no integer-quantized graph"),
+        ("cuda", "static_qdq: {}", "a.yaml:4: quantize.static_qdq: CUDA runs no integer-quantized graph"),
+        ("tensorrt", "dynamic: {}", "a.yaml:4: quantize.dynamic: TensorRT accepts static symmetric quantization only"),
+        ("tensorrt", "static_qdq: {dtype: uint8}", "a.yaml:4: quantize.static_qdq.dtype: TensorRT accepts static"),
+        ("tensorrt", "static_qdq: {symmetric: false}", "a.yaml:4: quantize.static_qdq.symmetric: TensorRT accepts"),
+        ("cpu", "static_qdq: {dtype: fp8}", "a.yaml:4: quantize.static_qdq.dtype: no CPU kernel computes in fp8"),
+    ],
+)
+def test_a_method_that_a_target_cannot_run_is_refused(target: str, quantize: str, finding: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse(f"model: x\ntarget: {target}\nquantize:\n  {quantize}\n", "a.yaml")
+    (found,) = caught.value.findings
+    assert found.startswith(finding)
+
+
+def test_the_line_says_what_to_do_instead() -> None:
+    assert all("; use " in rule.why for rule in impossible.RULES)
+
+
+@pytest.mark.parametrize(
+    ("target", "quantize"),
+    [
+        ("cpu", {"dynamic": {}}),
+        ("cpu", {"static_qdq": {}}),
+        ("tensorrt", {"static_qdq": {"symmetric": True}}),
+        ("tensorrt", {"static_qdq": {"dtype": "fp8"}}),
+        ("generic", {"static_qdq": {"dtype": "uint8"}}),
+    ],
+)
+def test_what_a_target_runs_is_taken(target: str, quantize: dict[str, object]) -> None:
+    assert recipe.build({"model": "x", "target": target, "quantize": quantize}).target == target
+
+
+def test_zero_point_of_fp8_is_refused() -> None:
+    with pytest.raises(RecipeError, match="symmetric: false has no meaning for fp8"):
+        recipe.build({"model": "x", "quantize": {"static_qdq": {"dtype": "fp8", "symmetric": False}}})
