@@ -153,10 +153,10 @@ class Flow:
 
     def _tokens(self, index: int) -> Tensor:
         """The x of a batch, [tokens, in], without those that its attention mask says are padding."""
-        x, real = self._x[index], self._real[index]
-        if real is None or x.shape[:-1] != real.shape or bool(real.all()):
-            return x.flatten(0, -2)
-        return x[real.to(x.device)]
+        tokens, real = self._x[index].flatten(0, -2), self._real[index]
+        if real is None or len(tokens) != real.numel() or bool(real.all()):
+            return tokens
+        return tokens[real.flatten().to(tokens.device)]
 
     def _room(self, first: Tensor) -> Tensor:
         """One block for the x of all batches: given back whole, where many small ones would leave a heap of holes."""
