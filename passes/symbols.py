@@ -236,9 +236,10 @@ def _same(node: ir.Node, symbols: Symbols) -> Partial | None:
 
 
 def _cast(node: ir.Node, symbols: Symbols) -> Partial | None:
-    wide = node.attributes.get_int("to", 0) == ir.DataType.INT64
-    whole = node.inputs[0] is not None and node.inputs[0].dtype in (ir.DataType.INT64, ir.DataType.INT32)
-    return symbols.content(node.inputs[0]) if wide and whole else None
+    """No size of a tensor that runs is too large for an INT32."""
+    given = node.inputs[0].dtype if node.inputs[0] is not None else None
+    whole = {ir.DataType.INT64, ir.DataType.INT32}
+    return symbols.content(node.inputs[0]) if whole.issuperset({given, node.attributes.get_int("to", 0)}) else None
 
 
 def _gather(node: ir.Node, symbols: Symbols) -> Partial | None:
