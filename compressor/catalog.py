@@ -39,6 +39,12 @@ PASSES = {
     "constant-folding": GraphPass(
         "passes.constant_folding:ConstantFolding", ANYWHERE, "computed once here instead of at every call"
     ),
+    "cast-merging": GraphPass("passes.cast_merging:CastMerging", ANYWHERE, "one change of type instead of several"),
+    "transpose-merging": GraphPass(
+        "passes.transpose_merging:TransposeMerging",
+        ANYWHERE,
+        "a Transpose moves every byte; two may undo each other",
+    ),
     "branch-folding": GraphPass(
         "passes.branch_folding:BranchFolding",
         ANYWHERE,
@@ -53,6 +59,7 @@ PASSES = {
         ANYWHERE,
         "a factor or summand for each channel is free in a weight",
     ),
+    "gemm-fusion": GraphPass("passes.gemm_fusion:GemmFusion", ANYWHERE, "product and bias in one call"),
     "activation-merging": GraphPass(
         "passes.activation_merging:ActivationMerging", ANYWHERE, "one limit instead of two sweeps"
     ),
@@ -89,6 +96,9 @@ PASSES = {
     "quick-gelu-fusion": GraphPass("passes.quick_gelu_fusion:QuickGeluFusion", CONTRIB, "one sweep instead of three"),
     "skip-normalization-fusion": GraphPass(
         "passes.skip_normalization_fusion:SkipNormalizationFusion", CONTRIB, "sum and norm in one sweep"
+    ),
+    "constant-outputs": GraphPass(
+        "passes.constant_outputs:ConstantOutputs", ANYWHERE, "an output that never changes needs no node"
     ),
     "dead-node-elimination": GraphPass(
         "passes.dead_node_elimination:DeadNodeElimination", ANYWHERE, "what nobody reads is not computed"

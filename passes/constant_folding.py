@@ -18,10 +18,12 @@ from passes.constants import (
     IR_TOO_OLD,
     add_initializer,
     constant,
+    fresh_name,
     is_finite,
     release,
 )
 from passes.evaluation import EVALUATE, SHAPE_ONLY, evaluate
+from passes.local import become_identity
 from passes.refusal import Refusal
 
 Array = npt.NDArray[Any]
@@ -55,9 +57,9 @@ class ConstantFolding(ir.passes.InPlacePass):
 
     def _sweep(self, model: ir.Model) -> bool:
         self.refusals = []
-        return any([self._fold(node) for node in list(RecursiveGraphIterator(model.graph))])
+        return any([self._fold(node, model.graph) for node in list(RecursiveGraphIterator(model.graph))])
 
-    def _fold(self, node: ir.Node) -> bool:
+    def _fold(self, node: ir.Node, root: ir.Graph) -> bool:
         compute = _computation(node)
         if compute is None:
             return False
@@ -69,7 +71,7 @@ class ConstantFolding(ir.passes.InPlacePass):
         if reason:
             return self._refuse(node, reason)
         large = result.nbytes > self.max_bytes_grown
-        _replace(node, _lazy_tensor(compute, result) if large else _tensor(result), inherit_name=large)
+        _replace(node, _lazy_tensor(compute, result) if large else _tensor(result), root, inherit_name=large)
         return True
 
     def _refuse(self, node: ir.Node, reason: str) -> bool:
@@ -92,7 +94,7 @@ class ConstantFolding(ir.passes.InPlacePass):
 
 def _computation(node: ir.Node) -> Callable[[], Array] | None:
     """What gives the node's result, bound to tensors and not to the graph; None where only a run can tell."""
-    if node.domain != "" or node.op_type not in EVALUATE or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+    if node.domain != "" or node.op_type not in EVALUATE or len(node.outputs) != 1:
         return None
     read = _stand_in if node.op_type in SHAPE_ONLY else constant
     tensors = [read(value) for value in node.inputs]
@@ -140,10 +142,13 @@ def _lazy_tensor(compute: Callable[[], Array], result: Array) -> ir.TensorProtoc
     return ir.LazyTensor(lambda: _tensor(compute()), dtype, ir.Shape(result.shape))
 
 
-def _replace(node: ir.Node, tensor: ir.TensorProtocol, inherit_name: bool) -> None:
+def _replace(node: ir.Node, tensor: ir.TensorProtocol, root: ir.Graph, inherit_name: bool) -> None:
     """Put `tensor` where the node's output was read; the node goes, and so do the constants that only it read."""
     graph, output, constants = node.graph, node.outputs[0], _constants(node)
     assert graph is not None, "the traversal yields nodes of a graph"
+    if output.is_graph_output():  # an initializer cannot bear its name here; see constant_outputs.py
+        become_identity(node, add_initializer(graph, fresh_name(root, f"{output.name}_folded"), tensor))
+        return
     weights = [v for v, old in constants.items() if v.is_initializer() and v.graph is graph and old.size == tensor.size]
     readers = output.uses()
     for reader, index in readers:

@@ -135,11 +135,22 @@ class Scope:
             drop(node)
             return True
         producer = value.producer()
+        if _is_input_of_its_body(
+            value, node, self.model.graph
+        ):  # names of what a body gives mean nothing outside of it
+            result.replace_all_uses_with(value, replace_graph_outputs=True)
+            drop(node)
+            return True
         if producer is None or value.is_graph_output() or value.graph is not node.graph:
             return become_identity(node, value)
         hand_over(result, value)
         drop(node)
         return True
+
+
+def _is_input_of_its_body(value: ir.Value, node: ir.Node, root: ir.Graph) -> bool:
+    inside = value.graph is node.graph and node.graph is not root
+    return inside and value.is_graph_input() and not value.is_graph_output()
 
 
 def hand_over(old: ir.Value, new: ir.Value) -> None:
