@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-gpu test-eval bench model kernels recipes clean
+.PHONY: help demo check test test-gpu test-eval bench coverage model kernels recipes clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,6 +32,9 @@ test-gpu: $(VENV)/installed  ## the tests that need a CUDA device
 
 bench: $(VENV)/installed  ## seconds and memory against the peers, each in its own environment
 	$(BIN)/python -m tests.bench.gptq_against_peers
+
+coverage: $(VENV)/installed  ## architectures x tasks x targets against torch -> docs/coverage.md, an hour or more
+	$(BIN)/python -m tests.coverage
 
 model: $(VENV)/installed  ## remake the built-in model: text, tokenizer, training
 	$(BIN)/python -m compressor.builtin.train

@@ -166,6 +166,7 @@ FORMAT_OF = {"generic": "qdq", "cpu": "matmulnbits", "cuda": "matmulnbits", "ten
 EXPORTERS = {
     "causal-lm": "compressor.export.text_generation:prepare",
     "encoder": "compressor.export.encoder:prepare",
+    "seq2seq": "compressor.export.seq2seq:prepare",
     "torch-module": "compressor.export.torch_module:prepare",
     "torch-program": "compressor.export.program_file:prepare",
     "onnx-file": "compressor.export.onnx_file:prepare",

@@ -8,7 +8,7 @@ The catalog names the exporter of a task.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def of_call(call: Call, options: Export, make: Callable[[], ir.Model] | None = N
     )
 
 
-def prove(path: Path, call: Call, options: Export) -> list[proof.Difference]:
-    """A call's graph against torch. Raises: LimitMissedError when they differ."""
+def prove(path: Path, call: Call, options: Export, cases: Iterable[proof.Case] | None = None) -> list[proof.Difference]:
+    """A call's graph against torch, at its sizes or in the cases given. Raises: LimitMissedError when they differ."""
     origin = proof.Source(getattr(call.module, WRAPPED), call.answer)
-    return proof.prove(path, call.cases(), DTYPES[options.dtype], origin)
+    return proof.prove(path, call.cases() if cases is None else cases, DTYPES[options.dtype], origin)

@@ -52,12 +52,12 @@ def find(model: nn.Module, named: Iterable[str] = ()) -> dict[str, Input]:
     wanted = [name for name in named or BESIDE.get(main, (main,)) if name in taken and _is_read(name, config, main)]
     batch = (TEXT_BATCH, IMAGE_BATCH) if "pixel_values" in wanted and len(wanted) > 1 else (BATCH, BATCH)
     made = {
-        "input_ids": lambda: Input((batch[0], SEQUENCE), _tokens(_vocabulary(config))),
+        "input_ids": lambda: Input((batch[0], SEQUENCE), tokens(_vocabulary(config))),
         "attention_mask": lambda: Input((batch[0], SEQUENCE), padded_mask),
-        "token_type_ids": lambda: Input((BATCH, SEQUENCE), _tokens(config.type_vocab_size)),
-        "pixel_values": lambda: Input((batch[1], *_image(config)), _noise(model)),
-        "input_values": lambda: Input(_sound(config), _noise(model)),
-        "input_features": lambda: Input(_sound(config), _noise(model)),
+        "token_type_ids": lambda: Input((BATCH, SEQUENCE), tokens(config.type_vocab_size)),
+        "pixel_values": lambda: Input((batch[1], *_image(config)), noise(model)),
+        "input_values": lambda: Input(_sound(config), noise(model)),
+        "input_features": lambda: Input(_sound(config), noise(model)),
     }
     return {name: made[name]() for name in wanted}
 
@@ -112,10 +112,12 @@ def _sound(config: Any) -> Shape:
     return SOUND[config.model_type](config) if config.model_type in SOUND else RAW_SOUND
 
 
-def _tokens(vocabulary: int) -> Callable[[tuple[int, ...]], Tensor]:
+def tokens(vocabulary: int) -> Callable[[tuple[int, ...]], Tensor]:
+    """Fills a shape with any of so many tokens."""
     return lambda shape: torch.randint(0, vocabulary, shape)
 
 
-def _noise(model: nn.Module) -> Callable[[tuple[int, ...]], Tensor]:
+def noise(model: nn.Module) -> Callable[[tuple[int, ...]], Tensor]:
+    """Fills a shape with normal noise in the model's own type."""
     dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
     return lambda shape: torch.randn(shape).to(dtype)
