@@ -62,6 +62,13 @@ Bits = Annotated[
 MaxIncrease = Annotated[
     float | None, typer.Option("--max-ppl-increase", help="As --budget, as few bits as raise perplexity no more: 0.02")
 ]
+Baseline = Annotated[
+    Path | None, typer.Option("--baseline", help="The last good report.json: what got worse than it fails.")
+]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Also write the report as JUnit XML.")]
+Summary = Annotated[
+    Path | None, typer.Option("--summary", help="Append the report in Markdown, e.g. to $GITHUB_STEP_SUMMARY.")
+]
 Input = Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")]
 
 
@@ -76,10 +83,14 @@ def run(
     bits: Bits = None,
     max_increase: MaxIncrease = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
+    baseline: Baseline = None,
+    junit: Junit = None,
+    summary: Summary = None,
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
     """Make an artifact as a recipe says, measure it, and give the verdict."""
+    from compressor import baseline as last_good
     from compressor import pipeline
 
     path = _recipe_file(recipe)
@@ -89,7 +100,9 @@ def run(
     if dry_run:
         _show_plan(pipeline.plan(chosen, place), place, json_)
         return
-    made, report = pipeline.run(chosen, place, strict=strict, track=_progress())
+    earlier = last_good.read(baseline) if baseline else None
+    made, report = pipeline.run(chosen, place, strict=strict, earlier=earlier, track=_progress())
+    _write_for_ci(report, junit, summary, strict=strict)
     _show_report(report, made, strict=strict, as_json=json_)
     _exit_by_verdict(report, strict=strict)
 
@@ -182,13 +195,17 @@ def validate(
         str | None, typer.Option("--provider", help="Where to run it: cpu, cuda or tensorrt; missing exits 3.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write report.json and report.md.")
+        Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write report.json, .md and .html.")
     ] = None,
     set_: Set = [],  # noqa: B006
+    baseline: Baseline = None,
+    junit: Junit = None,
+    summary: Summary = None,
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
     """Measure a candidate against its reference; a missed limit exits 1."""
+    from compressor import baseline as last_good
     from compressor import pipeline, sources
 
     data: dict[str, Any] = {"model": str(candidate)}
@@ -196,10 +213,12 @@ def validate(
         data |= {"target": provider, "validate": {"latency": {}}}
     recipe = _build(data, set_)
     ours, theirs = sources.open_input(candidate), sources.open_input(against)
-    report = pipeline.validate(ours, theirs, recipe, provider=provider, track=_progress())
+    earlier = last_good.read(baseline) if baseline else {}
+    report = last_good.judged(pipeline.validate(ours, theirs, recipe, provider=provider, track=_progress()), earlier)
     if output:
         output.mkdir(parents=True, exist_ok=True)
         pipeline.write_report(output, report, strict=strict)
+    _write_for_ci(report, junit, summary, strict=strict)
     _show_report(report, None, strict=strict, as_json=json_)
     _exit_by_verdict(report, strict=strict)
 
@@ -488,6 +507,18 @@ def _show_prediction(found: Prediction, *, strict: bool, as_json: bool) -> None:
 def _crossing(copy: Copy) -> dict[str, Any]:
     readers = ", ".join(copy.readers[:2]) + (f" and {len(copy.readers) - 2} more" if len(copy.readers) > 2 else "")
     return {"value": copy.value, "copied": copy.direction, "from": copy.maker, "for": readers, "bytes": copy.nbytes}
+
+
+def _write_for_ci(report: Report, junit: Path | None, summary: Path | None, *, strict: bool) -> None:
+    """What a CI server reads: JUnit XML, and Markdown behind what other steps said."""
+    from compressor import junit as xml
+
+    if junit:
+        junit.parent.mkdir(parents=True, exist_ok=True)
+        junit.write_text(xml.render(report, strict=strict), encoding="utf-8")
+    if summary:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(report.to_markdown(strict=strict) + "\n")
 
 
 def _show_facts(facts: dict[str, Any], as_json: bool) -> None:

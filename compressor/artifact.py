@@ -29,7 +29,7 @@ from compressor.errors import MachineError, RequestError
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
-UNHASHED = ("report.json", "report.md")  # hold times and time stamps
+UNHASHED = ("report.json", "report.md", "report.html")  # hold times and time stamps
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "onnxruntime", "torch", "transformers")
 
 

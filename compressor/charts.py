@@ -3,6 +3,7 @@
     lines("latency", {"artifact": [(1, 2.0), (8, 9.5)]}, x="batch", y="ms")     one polyline a series
     bars("error by layer", [("layers.0.q", 0.01, "")], unit="")                 one bar a row, widest first as given
     shares("placement", [("cuda", 437), ("cpu", 128)])                          one bar cut by provider
+    strip("nodes", [("cuda", 12), ("cpu", 3), ("cuda", 40)])                    the same, in the order of the graph
 
 Colours are told apart by people who confuse red and green (Okabe and Ito 2008); each series is also labelled in words.
 """
@@ -78,6 +79,22 @@ def shares(title: str, parts: Sequence[tuple[str, float]]) -> str:
     return _svg(title, TOP + 44 + ROW * len(parts), body)
 
 
+def strip(title: str, runs: Sequence[tuple[str, int]]) -> str:
+    """A map of things in order: runs of alike neighbours as blocks of one bar, a legend of the kinds below."""
+    total = sum(count for _, count in runs) or 1
+    kinds = list(dict.fromkeys(name for name, _ in runs))
+    body, left = [], float(LEFT)
+    for name, count in runs:
+        width = (WIDTH - LEFT - 20) * count / total
+        colour = COLOURS[kinds.index(name) % len(COLOURS)]
+        body.append(f'<rect x="{left:.2f}" y="{TOP}" width="{width:.2f}" height="24" fill="{colour}">'
+                    f"<title>{escape(name)}: {count}</title></rect>")  # fmt: skip
+        left += width
+    for at, name in enumerate(kinds):
+        body.append(_swatch(LEFT + 160 * at, TOP + 34, COLOURS[at % len(COLOURS)], name))
+    return _svg(title, TOP + 60, body)
+
+
 def _grid(wide: float, high: float) -> list[str]:
     """Axes with five marks each."""
     plane, marks = WIDTH - LEFT - RIGHT, []
@@ -111,7 +128,7 @@ def _swatch(x: float, y: float, colour: str, name: str) -> str:
 
 def _cut(name: str) -> str:
     """The end of a long name tells layers apart."""
-    return name if len(name) <= CHARACTERS else f"...{name[-CHARACTERS + 3 :]}"
+    return name if len(name) <= CHARACTERS else f"...{name[-CHARACTERS + 3 :].lstrip('.')}"
 
 
 def _ceiling(value: float) -> float:

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from compressor import artifact, calibration, catalog, probe, samples, sources
+from compressor import artifact, baseline, calibration, catalog, probe, samples, sources
 from compressor.artifact import MODEL, Artifact, Draft, Shelf
+from compressor.baseline import Earlier
 from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
-from compressor.providers import backends
+from compressor.providers import backends, combinations, prediction
+from compressor.providers.combinations import Wanted
+from compressor.providers.prediction import Prediction
 from compressor.recipe import OnGrid, Recipe
 from compressor.report import Report
 from compressor.session import Backend, load_model, save_model
@@ -40,14 +43,21 @@ STAGES = ("export", "optimize", "quantize", "package")
 Rows = list[dict[str, Any]]
 
 
-def run(recipe: Recipe, output: Path, *, strict: bool = False, track: Track = identity) -> tuple[Artifact, Report]:
-    """Everything a recipe promises, delivered at `output` with its report; intermediate stages lie beside it."""
+def run(
+    recipe: Recipe, output: Path, *, strict: bool = False, earlier: Earlier | None = None, track: Track = identity
+) -> tuple[Artifact, Report]:
+    """Everything a recipe promises, delivered at `output` with its report; intermediate stages lie beside it.
+
+    earlier: the last good report, for what got worse than it is a miss.
+    """
     refuse_remote_code(recipe, strict=strict)
     source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
+    refuse_for_target(recipe, source)
     artifact.claim(output.absolute())
     stages = stages_beside(output)
     exported = export(source, recipe, stages, track)
     optimized = optimize(exported, recipe, stages, track)
+    refuse_unrunnable(optimized, recipe.target)
     quantized = quantize(optimized, recipe, stages, track)
     packaged = package(optimized, quantized, recipe, stages)
     measured = packaged if recipe.as_graph() is recipe else package(optimized, quantized, recipe.as_graph(), stages)
@@ -55,7 +65,29 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, track: Track = id
     report = validate(
         measured, exported, recipe, rounded=rounded, made_by=(exported, optimized, quantized), track=track
     )
+    report = baseline.judged(report, earlier or {})
     return deliver(packaged, report, recipe, source, quantized, output, strict=strict), report
+
+
+def refuse_for_target(recipe: Recipe, source: Source) -> None:
+    """A model that its target cannot run dies here, by its configuration. Raises: RequestError."""
+    from compressor.export import tasks
+
+    if source.kind == sources.CHECKPOINT:
+        config = sources.whole_config(source.folder)
+        task, model_type = tasks.find(config, recipe.export.task).name, str(config.get("model_type"))
+        combinations.refuse(Wanted(recipe.target, recipe.export.dtype, recipe.passes, task, model_type))
+
+
+def refuse_unrunnable(optimized: Artifact, target: str) -> None:
+    """A graph with a node that no provider of its target has a kernel for is not worth quantizing.
+
+    Raises: RequestError that names the node.
+    """
+    for path in optimized.models:
+        found = prediction.predict(load_model(path), backends.home(target))
+        if found.refused:
+            raise RequestError(f"{path}: on {target}: {found.verdict(strict=False)}; `compress check` shows all")
 
 
 def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
@@ -225,6 +257,7 @@ def validate(
     backend = _backend(where, candidate, reference)
     ours = Subject(candidate.model, backend=backend)
     theirs = Subject(reference.model, is_reference=True, backend=backend)
+    predicted: Prediction | None = None
     stages = (*made_by, candidate)
     layer_rows: Rows = next((one.facts["layers"] for one in stages if "layers" in one.facts), [])
     windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
@@ -247,7 +280,8 @@ def validate(
         if limits.speed and ours.decoder:
             found += speed.measure(ours, theirs, limits.speed)
         on = provider or backends.home(recipe.target)
-        found += placement.measure(ours, on, limits.placement, observe=bool(provider) or where != "cpu")
+        predicted = prediction.predict(ours.model, on)
+        found += placement.measure(ours, predicted, limits.placement, observe=bool(provider) or where != "cpu")
         if limits.latency:
             found += latency.measure(ours, limits.latency)
     spent: Mapping[str, Any] = next((one.facts["budget"] for one in stages if "budget" in one.facts), {})
@@ -259,6 +293,7 @@ def validate(
         passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
         layers=tuple(layer_rows),
         tradeoff=tuple(spent.get("tradeoff", ())),
+        placement=predicted.overview() if predicted else {},
         facts=_report_facts(recipe, stages, windows),
     )
 
@@ -292,9 +327,12 @@ def refuse_remote_code(recipe: Recipe, *, strict: bool) -> None:
 
 
 def write_report(folder: Path, report: Report, *, strict: bool) -> None:
-    """report.json for machines and report.md for people."""
+    """report.json for machines, report.md and report.html for people."""
+    from compressor import page
+
     artifact.write_json(folder / "report.json", report.to_json(strict=strict))
     (folder / "report.md").write_text(report.to_markdown(strict=strict), encoding="utf-8")
+    (folder / "report.html").write_text(page.render(report, strict=strict), encoding="utf-8")
 
 
 def stages_beside(output: Path) -> Shelf:
@@ -318,6 +356,7 @@ def plan(recipe: Recipe, output: Path) -> tuple[Step, ...]:
     from compressor import estimate
 
     source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
+    refuse_for_target(recipe, source)
     shelf = stages_beside(output)
     exported, _ = _export_key(source.sha256, recipe)
     optimized, _ = _optimize_key(exported, recipe)

@@ -50,6 +50,7 @@ class Report:
     passes: tuple[Mapping[str, Any], ...] = ()
     layers: tuple[Mapping[str, Any], ...] = ()
     tradeoff: tuple[Mapping[str, Any], ...] = ()
+    placement: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -71,6 +72,7 @@ class Report:
             "passes": list(self.passes),
             "layers": list(self.layers),
             "tradeoff": list(self.tradeoff),
+            "placement": dict(self.placement),
             "facts": dict(self.facts),
         }
 

@@ -45,6 +45,20 @@ def test_a_missed_limit_is_1_and_the_report_is_there_all_the_same(first: FirstRu
     assert ended.err.splitlines()[-1] == "compress: missed size ratio"
 
 
+def test_ci_gets_junit_a_summary_and_a_comparison(first: FirstRun, tmp_path: Path, compress: Compress) -> None:
+    pair = (first.run.output, "--against", first.run.stage("export"))
+    limits = f"--set=validate={json.dumps(SMALL['validate'] | {'perplexity': None})}"
+    junit, summary, baseline = tmp_path / "ci" / "junit.xml", tmp_path / "summary.md", first.run.output / "report.json"
+    summary.write_text("before\n")
+    ended = compress(
+        "validate", *pair, limits, "--junit", junit, "--summary", summary, "--baseline", baseline, "--json"
+    )
+    assert ended.code == 1
+    assert "perplexity measured, perplexity increase measured" in ended.json()["verdict"]  # the baseline has them
+    assert '<testcase classname="compress.measurements" name="KL to reference worse by">' in junit.read_text()
+    assert summary.read_text().startswith("before\n# Report: missed ")
+
+
 def test_a_wrong_request_is_2_and_a_line_without_traceback(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("# For nobody.\nmodel: builtin:tiny-lm\nquantize:\n  gptq: {bit: 4}\n")

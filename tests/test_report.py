@@ -66,7 +66,9 @@ def test_json_holds_everything_and_is_json() -> None:
     made = whole(FINE, Measurement("error", math.nan, limit=1.0, reference=math.inf), fallbacks=("layer a: rounded",))
     text = json.dumps(made.to_json(strict=True), allow_nan=False)
     data = json.loads(text)
-    assert data.keys() == {"verdict", "measurements", "fallbacks", "stages", "passes", "layers", "tradeoff", "facts"}
+    assert data.keys() == {
+        "verdict", "measurements", "fallbacks", "stages", "passes", "layers", "tradeoff", "placement", "facts"
+    }  # fmt: skip
     assert data["verdict"] == "missed error"
     assert data["measurements"][0] == {
         "name": "perplexity",

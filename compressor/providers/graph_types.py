@@ -25,6 +25,7 @@ TYPE_ATTRIBUTE = {
     "HannWindow": "output_datatype", "HammingWindow": "output_datatype", "QuantizeLinear": "output_dtype",
     "DequantizeLinear": "output_dtype",
 }  # fmt: skip
+FLOAT = 1  # ONNX's number of float32: the elements of a SequenceEmpty that names none
 
 
 def prepared(model: ir.Model) -> ir.Model:
@@ -48,10 +49,14 @@ def is_function(domain: str, op_type: str, opset: int) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def inlined(model: ir.Model, operators: set[tuple[str, str]]) -> ir.Model:
-    """These operators replaced by the function that defines them, as ONNX Runtime does for want of a kernel."""
+def inlined(model: ir.Model, operators: set[tuple[str, str]]) -> ir.Model | None:
+    """These operators replaced by the function that defines them, as ONNX Runtime does for want of a kernel; None
+    where the types do not say which."""
     proto: Any = ir.to_proto(model)
-    result = inliner.inline_selected_functions(proto, sorted(operators), inline_schema_functions=True)
+    try:
+        result = inliner.inline_selected_functions(proto, sorted(operators), inline_schema_functions=True)
+    except RuntimeError:  # a function that depends on a type nobody knows
+        return None
     twin: ir.Model = ir.from_proto(result)
     return twin
 
@@ -92,6 +97,15 @@ def _propagate(graph: ir.Graph, opsets: Mapping[str, int]) -> None:
         schema = kernels.schema(node.domain, node.op_type, opsets.get(node.domain, 1))
         if schema is not None:
             _give_types(node, schema)
+        if node.op_type == "CastLike" and (like := type_of(node.inputs[1])) is not None:
+            _make_cast(node, like)
+
+
+def _make_cast(node: ir.Node, type_: str) -> None:
+    """ONNX Runtime has no CastLike and reads it as the Cast that it means."""
+    node.op_type = "Cast"
+    node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType[type_.upper()]))
+    node.resize_inputs(1)
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
@@ -106,16 +120,14 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 def _give_types(node: ir.Node, schema: Any) -> None:
     """A type that the operator cannot have is corrected: exporters annotate sequences as tensors."""
     known = types_of(node, schema)
-    named = _named(node)
+    named, inner = _named(node), type_of(node.inputs[0]) if node.inputs else None
+    if node.op_type == "SequenceEmpty":
+        inner = ir.DataType(node.attributes.get_int("dtype", FLOAT)).name.lower()
     for output, formal in zip(node.outputs, schema.outputs, strict=False):
         choices = {_short(one) for one in formal.types}
         if type_of(output) in choices:
             continue
-        candidates = (
-            named,
-            known.get(formal.typeStr),
-            f"seq(tensor({type_of(node.inputs[0]) if node.inputs else None}))",
-        )
+        candidates = (named, known.get(formal.typeStr), f"seq(tensor({inner}))")
         found = next((one for one in candidates if one in choices), None)
         if found or len(choices) == 1:
             output.type = _type(found or next(iter(choices)))

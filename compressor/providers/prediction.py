@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import onnx_ir as ir
@@ -89,6 +90,18 @@ class Prediction:
              "first": first[kind]} for kind, count in kinds.most_common()
         ]  # fmt: skip
 
+    def overview(self) -> dict[str, Any]:
+        """What a report shows: providers, nodes in order as runs of one provider, what is elsewhere and why."""
+        runs = [(name, len(list(alike))) for name, alike in groupby(_short(one.provider) for one in self.placed)]
+        return {
+            "target": self.target,
+            "how": f"by the kernels of ONNX Runtime {self.version}",
+            "providers": self.by_provider(),
+            "runs": runs,
+            "elsewhere": self.elsewhere(),
+            "advice": list(self.advice),
+        }
+
     def to_json(self, *, strict: bool) -> dict[str, Any]:
         nodes = [
             {"node": one.name, "operator": one.operator, "provider": one.provider, "outcome": one.outcome,
@@ -132,9 +145,10 @@ def _placed(model: ir.Model, target: str, table: kernels.KernelTable) -> tuple[i
     for _ in range(ROUNDS):
         stuck = {(one.node.domain, one.node.op_type) for one in placed if one.outcome == "refused"}
         functions = {name for name in stuck if graph_types.is_function(*name, prepared.opset_imports.get(name[0], 1))}
-        if not functions:
+        written_out = graph_types.inlined(prepared, functions) if functions else None
+        if written_out is None:
             break
-        prepared = graph_types.prepared(graph_types.inlined(prepared, functions))
+        prepared = graph_types.prepared(written_out)
         placed = Placer(target, table, prepared.opset_imports).place(prepared.graph)
     return prepared, placed
 

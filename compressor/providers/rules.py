@@ -58,7 +58,8 @@ def _has(*names: str) -> Callable[[ir.Node], bool]:
 
 
 def _is_not(name: str, value: int) -> Callable[[ir.Node], bool]:
-    return lambda node: name in node.attributes and node.attributes.get_int(name, value) != value
+    """An attribute that is absent is 0, which is the default of each of these."""
+    return lambda node: node.attributes.get_int(name, 0) != value
 
 
 def _uneven_padding(node: ir.Node) -> bool:

@@ -7,8 +7,9 @@ asked (on a CPU the two are the same), and the note says which.
 from __future__ import annotations
 
 from compressor import probe
-from compressor.providers import cost, observed, prediction
+from compressor.providers import cost, observed
 from compressor.providers.kernels import PROVIDERS
+from compressor.providers.prediction import Prediction
 from compressor.recipe import Placement
 from compressor.report import Measurement
 from compressor.validate.subject import Subject
@@ -16,10 +17,11 @@ from compressor.validate.subject import Subject
 NAMED = 3  # nodes that a note names
 
 
-def measure(candidate: Subject, target: str, options: Placement, *, observe: bool) -> list[Measurement]:
+def measure(candidate: Subject, predicted: Prediction, options: Placement, *, observe: bool) -> list[Measurement]:
     """Shares of nodes and FLOPs on the target's provider, and copies a run."""
+    target = predicted.target
     if not observe or candidate.backend.name != PROVIDERS[target]:
-        return _predicted(candidate, target, options)
+        return _predicted(predicted, options)
     found = observed.assignment(candidate.path, candidate.backend)
     provider = candidate.backend.name
     note = f"elsewhere: {', '.join(found.elsewhere[:NAMED])}" if found.elsewhere else ""
@@ -34,14 +36,13 @@ def measure(candidate: Subject, target: str, options: Placement, *, observe: boo
     return [*rows, Measurement(f"kernels run on {target}", share, note=f"{ran.total()} in the profile of one call")]
 
 
-def _predicted(candidate: Subject, target: str, options: Placement) -> list[Measurement]:
-    found = prediction.predict(candidate.model, target)
-    ours = [one for one in found.placed if one.provider == PROVIDERS[target]]
+def _predicted(found: Prediction, options: Placement) -> list[Measurement]:
+    ours = [one for one in found.placed if one.provider == PROVIDERS[found.target]]
     flops = {one: cost.flops(one.node) for one in found.placed}
     shares = _shares(len(ours), len(found.placed), sum(flops[one] for one in ours), sum(flops.values()))
     refused = [f"cannot run: {one.name}" for one in found.refused[:NAMED]]
     note = "; ".join(["predicted", *refused])
-    return _rows(target, (0.0, 0.0) if refused else shares, len(found.copies), options, note)
+    return _rows(found.target, (0.0, 0.0) if refused else shares, len(found.copies), options, note)
 
 
 def _shares(nodes: int, all_nodes: int, flops: int, all_flops: int) -> tuple[float, float]:

@@ -77,7 +77,9 @@ def test_an_engine_is_built_once(tmp_path: Path) -> None:
 def test_the_built_in_decoder_is_validated_on_cuda(tmp_path: Path) -> None:
     if reason := libraries.obstacle(CUDA):
         pytest.skip(f"cuda: {reason}")
-    chosen = recipe.build({"model": "builtin:tiny-lm", "target": "cuda", "validate": {"latency": {}}})
+    chosen = recipe.build(
+        {"model": "builtin:tiny-lm", "target": "cuda", "export": {"dtype": "float16"}, "validate": {"latency": {}}}
+    )
     _, report = pipeline.run(chosen, tmp_path / "out")
     values = {one.name: one.value for one in report.measurements}
     assert values["FLOPs on cuda"] > 0.99

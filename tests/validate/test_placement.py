@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from compressor.providers import prediction
 from compressor.recipe import Latency, Placement
 from compressor.report import Measurement
 from compressor.session import save_model
@@ -23,25 +24,29 @@ def fallen(tmp_path: Path) -> Subject:
     return Subject(tmp_path / "model.onnx")
 
 
+def measure(subject: Subject, target: str, options: Placement, *, observe: bool) -> list[Measurement]:
+    return placement.measure(subject, prediction.predict(subject.model, target), options, observe=observe)
+
+
 def named(found: list[Measurement]) -> dict[str, Measurement]:
     return {one.name: one for one in found}
 
 
 def test_on_the_cpu_everything_is_on_the_cpu(fallen: Subject) -> None:
-    found = named(placement.measure(fallen, "cpu", Placement(min_nodes_on_provider=1, max_copies=0), observe=True))
+    found = named(measure(fallen, "cpu", Placement(min_nodes_on_provider=1, max_copies=0), observe=True))
     assert [one.value for one in found.values()] == [1, 1, 0, 1]
     assert all(one.passed for one in found.values())
     assert found["kernels run on cpu"].note == "3 in the profile of one call"
 
 
 def test_what_is_observed_is_what_was_predicted(fallen: Subject) -> None:
-    observed, predicted = (placement.measure(fallen, "cpu", Placement(), observe=see)[:3] for see in (True, False))
+    observed, predicted = (measure(fallen, "cpu", Placement(), observe=see)[:3] for see in (True, False))
     assert [one.value for one in observed] == [one.value for one in predicted]
 
 
 def test_a_fallback_misses_its_limits(fallen: Subject) -> None:
     limits = Placement(min_nodes_on_provider=0.9, min_flops_on_provider=0.9, max_copies=1)
-    nodes, flops, copies = placement.measure(fallen, "cuda", limits, observe=False)
+    nodes, flops, copies = measure(fallen, "cuda", limits, observe=False)
     assert (nodes.value, nodes.passed, nodes.note) == (pytest.approx(2 / 3), False, "predicted")
     assert (flops.value, flops.passed) == (pytest.approx(1 - 128 / (2 * 8 * 64 * 16 + 256)), True)
     assert (copies.value, copies.passed) == (2, False)
@@ -51,7 +56,7 @@ def test_a_graph_that_will_not_load_has_nothing_on_its_target(tmp_path: Path) ->
     text = "(bfloat16[1,3,8,8] x) => (bfloat16[1,3,8,8] y) { y = GlobalAveragePool(x) }"
     save_model(graphs.build(text), tmp_path / "model.onnx")
     limits = Placement(min_flops_on_provider=0.1)
-    nodes, flops, _ = placement.measure(Subject(tmp_path / "model.onnx"), "cuda", limits, observe=False)
+    nodes, flops, _ = measure(Subject(tmp_path / "model.onnx"), "cuda", limits, observe=False)
     assert (nodes.value, flops.passed, nodes.note) == (0, False, "predicted; cannot run: y")
 
 
