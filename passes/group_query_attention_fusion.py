@@ -21,9 +21,9 @@ import onnx_ir as ir
 from passes import attention
 from passes.attention import Attention, Heads
 from passes.building import Builder
-from passes.causality import is_causal
 from passes.dead_node_elimination import DeadNodeElimination
 from passes.heads import added, hand_over, joined, known
+from passes.masks import is_causal
 from passes.matching import made_by, normalized_axis, origin, sizes
 from passes.refusal import Refusal
 

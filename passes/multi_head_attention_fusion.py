@@ -18,6 +18,7 @@ from passes.attention import HEADS_FIRST, Attention, Heads
 from passes.building import Builder
 from passes.dead_node_elimination import DeadNodeElimination
 from passes.heads import added, hand_over, joined, known
+from passes.masks import hides_nothing
 from passes.matching import made_by, permutation, sizes
 from passes.refusal import Refusal
 
@@ -76,8 +77,8 @@ def _is_split(value: ir.Value) -> bool:
 
 
 def _bias(found: Attention, build: Builder) -> ir.Value | None:
-    """The operator repeats a mask over batch and heads, and not over queries: there it is spread out, once for all."""
-    mask = added(found, build)
+    """A mask that hides something. The operator repeats it over batch and heads; over queries it is spread out here."""
+    mask = None if found.mask is None or hides_nothing(found.mask) else added(found, build)
     shape = sizes(found.mask, 4)
     if mask is None or shape is None or shape[2] != 1:
         return mask

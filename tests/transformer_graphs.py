@@ -203,9 +203,15 @@ def half_precision_norm() -> ir.Model:
     )
 
 
+VACUOUS = """s_shape = Shape<start = 1, end = 2>(x)  length = Squeeze(s_shape)  all = Range(nought, length, step)
+            at = Unsqueeze(all, leading)  seen = GreaterOrEqual(at, nought)  mask = Where(seen, open, closed)"""
+
+
 def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)", softcap: bool = False) -> ir.Model:
-    """An encoder's. mask: none, per_key [B,1,1,S], full [B,1,S,S]; keys that do not come from a projection: `heads`."""
-    shape = {"none": "", "per_key": ", float[B,1,1,S] mask", "full": ", float[B,1,S,S] mask"}[mask]
+    """An encoder's. mask: none, vacuous (position >= 0, as vision models have it), per_key [B,1,1,S], full [B,1,S,S];
+    keys that do not come from a projection: `heads`.
+    """
+    shape = {"none": "", "vacuous": "", "per_key": ", float[B,1,1,S] mask", "full": ", float[B,1,S,S] mask"}[mask]
     capped = (
         "low = Div(scaled, cap)  bent = Tanh(low)  capped = Mul(bent, cap)" if softcap else "capped = Identity(scaled)"
     )
@@ -216,6 +222,7 @@ def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)",
             v4 = Reshape(x, split)  v = Transpose<perm = [0,2,1,3]>(v4)
             kt = Transpose<perm = [0,1,3,2]>(k)  scores = MatMul(q, kt)  scaled = Div(scores, root)
             {capped}
+            {VACUOUS if mask == "vacuous" else ""}
             masked = {"Identity(capped)" if mask == "none" else "Add(capped, mask)"}
             p = Softmax<axis = -1>(masked)  o = MatMul(p, v)
             ot = Transpose<perm = [0,2,1,3]>(o)  y = Reshape(ot, flat)
@@ -224,6 +231,11 @@ def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)",
         split=np.array([0, 0, 4, 8]),
         flat=np.array([0, 0, 32]),
         root=np.float32(3),
+        nought=np.int64(0),
+        step=np.int64(1),
+        leading=np.array([0, 1, 2]),
+        open=np.float32(0),
+        closed=np.finfo(np.float32).min,
         cap=np.float32(2),
     )
 
@@ -280,6 +292,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "encoder_attention_capped": partial(attention, softcap=True),
     "encoder_attention_full_mask": partial(attention, mask="full"),
     "encoder_attention_mask_per_key": partial(attention, mask="per_key"),
+    "encoder_attention_vacuous_mask": partial(attention, mask="vacuous"),
     "encoder_attention_of_cached_heads": partial(attention, keys="Identity(heads)"),
     **{f"gelu_{form}": partial(gelu, form) for form in GELU},
     "gelu_opset_19": partial(gelu, opset=19),

@@ -1,14 +1,16 @@
-"""Does a mask hide the future? Seen in how it is computed, not tried on numbers.
+"""What a mask hides, seen in how it is computed and not tried on numbers.
 
-    position of the key <= past length + position of the query          and whatever else is asked with And
+    is_causal         the future:  position of the key <= past length + position of the query, and whatever else
+    hides_nothing     position >= 0, which is how exporters write that there is no mask
 
-A mask that hides more (padding, a sliding window) is causal too; one that is not seen to be is taken for not causal.
+A mask that hides more than the future (padding, a sliding window) is causal too. What is not seen is not so.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
+from passes.constants import constant
 from passes.matching import by_scalar, integers, made_by, origin, scalar, sizes
 
 # What changes the shape of a mask and not its meaning.
@@ -32,6 +34,29 @@ def is_causal(mask: ir.Value) -> bool:
             return _is_key(inputs[0]) and _is_query(inputs[1])
         case _:
             return _is_query(inputs[0]) and _is_key(inputs[1])
+
+
+def hides_nothing(mask: ir.Value) -> bool:
+    """Whether every query sees every key: a sum with 0, or a choice that is always the same."""
+    node = made_by(mask, "Where", "Expand", "Cast", "And", "GreaterOrEqual")
+    if node is None:
+        return _is_true(mask) or (scalar(mask) == 0.0 and mask.dtype != ir.DataType.BOOL)
+    inputs = [value for value in node.inputs if value is not None]
+    match node.op_type:
+        case "Where":
+            return hides_nothing(inputs[0]) and scalar(inputs[1]) == 0.0
+        case "And":
+            return all(map(hides_nothing, inputs))
+        case "GreaterOrEqual":
+            lowest = scalar(inputs[1])
+            return lowest is not None and lowest <= 0 and _counts_from_zero(inputs[0])
+        case _:
+            return hides_nothing(inputs[0])
+
+
+def _is_true(value: ir.Value) -> bool:
+    tensor = constant(origin(value))
+    return tensor is not None and tensor.dtype == ir.DataType.BOOL and bool(tensor.numpy().all())
 
 
 def _hides(value: ir.Value) -> bool:
