@@ -19,7 +19,7 @@ class GraphPass(NamedTuple):
     why: str
 
 
-# In the order they run.
+# In the order they run: formulas are read as exporters write them, before the rest takes them apart.
 PASSES = {
     "import-normalization": GraphPass(
         "passes.import_normalization:ImportNormalization", ANYWHERE, "one form for all that follows, and one that loads"
@@ -27,6 +27,32 @@ PASSES = {
     "dropout-removal": GraphPass(
         "passes.dropout_removal:DropoutRemoval", ANYWHERE, "inference drops nothing; the node only copies"
     ),
+    "constant-folding": GraphPass(
+        "passes.constant_folding:ConstantFolding", ANYWHERE, "computed once here instead of at every call"
+    ),
+    "opset-raising": GraphPass(
+        "passes.opset_raising:OpsetRaising", CONTRIB, "norms and rotations are operators from opset 23 on"
+    ),
+    "rms-normalization-fusion": GraphPass(
+        "passes.rms_normalization_fusion:RmsNormalizationFusion", ANYWHERE, "one sweep over memory instead of six"
+    ),
+    "rotary-embedding-fusion": GraphPass(
+        "passes.rotary_embedding_fusion:RotaryEmbeddingFusion", ANYWHERE, "one sweep over memory instead of six"
+    ),
+    "group-query-attention-fusion": GraphPass(
+        "passes.group_query_attention_fusion:GroupQueryAttentionFusion",
+        CONTRIB,
+        "no repeated keys and no stored scores; tiled for long prompts on the CPU, flash on CUDA",
+    ),
+    "multi-head-attention-fusion": GraphPass(
+        "passes.multi_head_attention_fusion:MultiHeadAttentionFusion", CONTRIB, "heads are neither split nor copied"
+    ),
+    "gelu-fusion": GraphPass(
+        "passes.gelu_fusion:GeluFusion",
+        ("generic", *CONTRIB),
+        "one sweep instead of five; TensorRT fuses the written-out form itself",
+    ),
+    "quick-gelu-fusion": GraphPass("passes.quick_gelu_fusion:QuickGeluFusion", CONTRIB, "one sweep instead of three"),
     "noop-elimination": GraphPass(
         "passes.noop_elimination:NoopElimination", ANYWHERE, "what returns its input only costs a call"
     ),
@@ -35,9 +61,6 @@ PASSES = {
     ),
     "reshape-merging": GraphPass(
         "passes.reshape_merging:ReshapeMerging", ANYWHERE, "one change of shape instead of several"
-    ),
-    "constant-folding": GraphPass(
-        "passes.constant_folding:ConstantFolding", ANYWHERE, "computed once here instead of at every call"
     ),
     "cast-merging": GraphPass("passes.cast_merging:CastMerging", ANYWHERE, "one change of type instead of several"),
     "transpose-merging": GraphPass(
@@ -71,29 +94,6 @@ PASSES = {
         ANYWHERE,
         "what is computed twice is computed once",
     ),
-    "opset-raising": GraphPass(
-        "passes.opset_raising:OpsetRaising", CONTRIB, "norms and rotations are operators from opset 23 on"
-    ),
-    "rms-normalization-fusion": GraphPass(
-        "passes.rms_normalization_fusion:RmsNormalizationFusion", ANYWHERE, "one sweep over memory instead of six"
-    ),
-    "rotary-embedding-fusion": GraphPass(
-        "passes.rotary_embedding_fusion:RotaryEmbeddingFusion", ANYWHERE, "one sweep over memory instead of six"
-    ),
-    "group-query-attention-fusion": GraphPass(
-        "passes.group_query_attention_fusion:GroupQueryAttentionFusion",
-        CONTRIB,
-        "no repeated keys and no stored scores; tiled for long prompts on the CPU, flash on CUDA",
-    ),
-    "multi-head-attention-fusion": GraphPass(
-        "passes.multi_head_attention_fusion:MultiHeadAttentionFusion", CONTRIB, "heads are neither split nor copied"
-    ),
-    "gelu-fusion": GraphPass(
-        "passes.gelu_fusion:GeluFusion",
-        ("generic", *CONTRIB),
-        "one sweep instead of five; TensorRT fuses the written-out form itself",
-    ),
-    "quick-gelu-fusion": GraphPass("passes.quick_gelu_fusion:QuickGeluFusion", CONTRIB, "one sweep instead of three"),
     "skip-normalization-fusion": GraphPass(
         "passes.skip_normalization_fusion:SkipNormalizationFusion", CONTRIB, "sum and norm in one sweep"
     ),

@@ -61,8 +61,12 @@ class Builder:
             self._known[key] = self.one(op_type, inputs, attributes)
         return self._known[key]
 
-    def integers(self, numbers: Sequence[Any], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+    def vector(self, numbers: Sequence[float], dtype: ir.DataType) -> ir.Value:
         """A constant vector, one for all places that need these numbers."""
+        return self._constant(np.array(numbers, dtype.numpy()))
+
+    def integers(self, numbers: Sequence[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+        """The same of whole numbers."""
         return self._constant(np.array(numbers, dtype.numpy()))
 
     def number(self, number: Any, dtype: ir.DataType) -> ir.Value:

@@ -51,9 +51,9 @@ class ImportNormalization(ir.passes.InPlacePass):
             _lift_constants(model),
         ]
         before = known_sizes(model.graph)
-        if not model.meta.get(NORMAL):
+        if not model.meta.get(NORMAL) and model.producer_name != OURS:
             forget_shapes(model)
-            model.meta[NORMAL] = True
+        model.meta[NORMAL] = True
         shapes(model)
         note_symbols(model.graph)
         self.refusals += shapes.refusals
@@ -71,6 +71,7 @@ class ImportNormalization(ir.passes.InPlacePass):
         return True
 
 
+OURS = "compress"  # our exporters write the sizes that torch.export proved, named by their axes
 NORMAL = "normal"  # key in `Model.meta`: what stands between inputs and outputs was inferred, not claimed
 
 

@@ -30,39 +30,74 @@ class RmsNormalizationFusion(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.refusals = []
-        build = Builder(model.graph)
-        products = [node for node in model.graph if node.domain == "" and node.op_type == "Mul"]
-        opset = model.opset_imports.get("", 1)
-        if not any([self._try_to_fuse(node, opset, build) for node in products]):
+        build, opset = Builder(model.graph), model.opset_imports.get("", 1)
+        scaled = [self._try_to_fuse(*found, opset, build) for found in map(_weighted, model.graph) if found]
+        plain = [self._try_to_fuse(*found, opset, build) for found in map(_unweighted, model.graph) if found]
+        if not any(scaled + plain):
             return ir.passes.PassResult(model, False)
         DeadNodeElimination()(model)
         return ir.passes.PassResult(model, True)
 
-    def _try_to_fuse(self, node: ir.Node, opset: int, build: Builder) -> bool:
-        for at in (0, 1):
-            weight, scaled = node.inputs[at], node.inputs[1 - at]
-            norm = _norm(uncast(scaled)) if scaled is not None else None
-            if norm is None or weight is None or constant(origin(weight)) is None:
-                continue
-            x, epsilon = norm
-            reason = _objection(x, origin(weight), node.outputs[0], opset)
-            if reason:
-                self.refusals.append(Refusal.of(node, reason))
-                return False
-            build.before(node)
-            y = build.one("RMSNormalization", [x, origin(weight)], {"axis": -1, "epsilon": epsilon})
-            build.hand_over(node.outputs[0], y)
-            return True
-        return False
+    def _try_to_fuse(
+        self, node: ir.Node, x: ir.Value, epsilon: float, weight: ir.Value | None, opset: int, build: Builder
+    ) -> bool:
+        reason = _objection(x, weight, node.outputs[0], opset)
+        if reason:
+            self.refusals.append(Refusal.of(node, reason))
+            return False
+        build.before(node)
+        y = build.one("RMSNormalization", [x, weight or _ones(x, build)], {"axis": -1, "epsilon": epsilon})
+        build.hand_over(node.outputs[0], y)
+        return True
 
 
-def _objection(x: ir.Value, weight: ir.Value, y: ir.Value, opset: int) -> str:
+Found = tuple[ir.Node, ir.Value, float, ir.Value | None]  # the last node of a norm, x, epsilon, and the weight
+
+
+def _weighted(node: ir.Node) -> Found | None:
+    """A norm times a constant."""
+    if node.domain or node.op_type != "Mul":
+        return None
+    for at in (0, 1):
+        weight, scaled = node.inputs[at], node.inputs[1 - at]
+        norm = _norm(uncast(scaled)) if scaled is not None else None
+        if norm is not None and weight is not None and constant(origin(weight)) is not None:
+            return node, *norm, origin(weight)
+    return None
+
+
+def _unweighted(node: ir.Node) -> Found | None:
+    """A norm that is not scaled, or whose weight is all ones and was taken for nothing."""
+    if node.domain or node.op_type not in {"Mul", "Div"}:
+        return None
+    y = node.outputs[0]
+    plain = (y.uses() or y.is_graph_output()) and not any(map(_weighted, y.consumers()))
+    norm = _norm(y) if plain else None
+    return None if norm is None else (node, *norm, None)
+
+
+def _ones(x: ir.Value, build: Builder) -> ir.Value:
+    width, dtype = _width(x), x.dtype
+    assert width is not None, "held by _objection"
+    assert dtype is not None, "held by _objection"
+    return build.vector([1.0] * width, dtype)
+
+
+def _width(x: ir.Value) -> int | None:
+    size = x.shape[-1] if x.shape is not None and len(x.shape) else None
+    return size if isinstance(size, int) else None
+
+
+def _objection(x: ir.Value, weight: ir.Value | None, y: ir.Value, opset: int) -> str:
     if opset < FIRST_OPSET:
         return f"opset {opset} has no RMSNormalization; it came with {FIRST_OPSET}"
-    if weight.shape is None or len(weight.shape) != 1:
+    if weight is None and _width(x) is None:
+        return "it has no weight, and how long one would be is not known"
+    if weight is not None and (weight.shape is None or len(weight.shape) != 1):
         return f"its weight '{weight.name}' is no vector"
-    if x.dtype is None or x.dtype != weight.dtype or (y.dtype is not None and y.dtype != x.dtype):
-        return f"input, weight and output are {x.dtype}, {weight.dtype} and {y.dtype}, and the operator has one type"
+    types = {one.dtype for one in (x, weight, y) if one is not None and not (one is y and y.dtype is None)}
+    if len(types) > 1 or None in types:
+        return f"input, weight and output are {', '.join(map(str, types))}, and the operator has one type"
     return ""
 
 

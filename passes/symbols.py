@@ -112,7 +112,7 @@ class Symbols:
     """Shapes and contents of the values of a graph and of the graphs inside it."""
 
     def __init__(self, root: ir.Graph, *, trust_names: bool = False) -> None:
-        """`trust_names`: dimensions of two inputs under one name are equal, as their author says."""
+        """`trust_names`: dimensions under the name of an input's dimension are equal to it, as their author says."""
         self._names = _trusted(root) if trust_names else {}
         self._shapes: dict[ir.Value, Sizes | None] = {}
         self._contents: dict[ir.Value, Sizes | None] = {}
@@ -167,26 +167,27 @@ class Symbols:
         if shape is None:
             return None
         own = f"{GIVEN}{value.name}" if value.is_graph_input() else str(value.name)
-        symbols = (self._names.get((own, axis), Size.symbol(own, axis)) for axis in range(len(shape)))
-        return tuple(
-            Size.of(size) if isinstance(size, int) and size >= 0 else symbol
-            for size, symbol in zip(shape, symbols, strict=True)
-        )
+        return tuple(self._size(size, Size.symbol(own, axis)) for axis, size in enumerate(shape))
+
+    def _size(self, size: int | ir.SymbolicDim, own: Size) -> Size:
+        if isinstance(size, int):
+            return Size.of(size) if size >= 0 else own
+        return self._names.get(str(size.value), own)
 
 
 Partial = Sequence[Size | None]
 Rule = Callable[[ir.Node, Symbols], Partial | None]
 
 
-def _trusted(root: ir.Graph) -> dict[Symbol, Size]:
+def _trusted(root: ir.Graph) -> dict[str, Size]:
     """The axes of inputs by their names; a name that one input bears twice, such as "?", is none."""
-    named: dict[Symbol, str] = {}
+    known: set[str] = set()
     distrusted: set[str] = set()
     for value in root.inputs:
-        names = [size.value if isinstance(size, ir.SymbolicDim) else None for size in value.shape or ()]
-        distrusted |= {name for name in names if name and names.count(name) > 1}
-        named |= {(f"{GIVEN}{value.name}", axis): name for axis, name in enumerate(names) if name}
-    return {place: Size.symbol(f"{GIVEN}{name}", 0) for place, name in named.items() if name not in distrusted}
+        names = [size.value for size in value.shape or () if isinstance(size, ir.SymbolicDim) and size.value]
+        known |= set(names)
+        distrusted |= {name for name in names if names.count(name) > 1}
+    return {name: Size.symbol(f"{GIVEN}{name}", 0) for name in known - distrusted}
 
 
 GIVEN = "input "  # how the symbols of a graph input's axes begin

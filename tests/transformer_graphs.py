@@ -26,7 +26,7 @@ def inferred(text: str, opset: int, **weights: np.ndarray) -> ir.Model:
 
 
 def rms_norm(opset: int = 23, power: str = "Pow(x, two)", root: str = "times", weight: str = "w") -> ir.Model:
-    """root: times (x * 1/sqrt), over (x / sqrt). weight: w, or `given`, an input of the graph."""
+    """root: times (x * 1/sqrt), over (x / sqrt). weight: w, `given` (an input of the graph), or none."""
     scaled = {"times": "i = Reciprocal(r)  n = Mul(x, i)", "over": "n = Div(x, r)"}[root]
     return inferred(
         f"""(float[N,S,16] x, float[16] given) => (float[N,S,16] y) {{
@@ -35,7 +35,7 @@ def rms_norm(opset: int = 23, power: str = "Pow(x, two)", root: str = "times", w
             e = Add(m, epsilon)
             r = Sqrt(e)
             {scaled}
-            y = Mul({weight}, n)
+            y = {f"Mul({weight}, n)" if weight else "Neg(n)"}
         }}""",
         opset,
         w=normal(16),
@@ -304,6 +304,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "rms_norm_of_another": rms_norm_of_another,
     "rms_norm_opset_21": partial(rms_norm, opset=21),
     "rms_norm_over": partial(rms_norm, root="over", power="Mul(x, x)"),
+    "rms_norm_unweighted": partial(rms_norm, weight=""),
     "rms_norm_weight_is_an_input": partial(rms_norm, weight="given"),
     "rotary": rotary,
     "rotary_of_different_angles": partial(rotary, angles="Concat<axis = -1>(f, g)"),
