@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-gpu test-eval bench coverage model kernels recipes clean
+.PHONY: help demo check test test-slow test-gpu test-eval bench coverage model kernels recipes clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,6 +26,9 @@ check: $(VENV)/installed  ## ruff and mypy
 
 test: $(VENV)/installed  ## install if needed and run the tests
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed  ## more of the same on more architectures
+	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/installed  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -10,8 +10,8 @@ The names are those of Optimum and onnxruntime-genai. A mask row is 0 where the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,20 +37,24 @@ class Decoder:
     head_size: int
     vocab: int
     inputs: tuple[str, ...]
+    cache_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+    value_size: int | None = None  # where a value is not as long as a key
 
     @classmethod
     def of(cls, model: ir.Model) -> Decoder | None:
         """Read the sizes off a graph; None when it is no decoder with a cache."""
-        shapes = {value.name: value.shape for value in (*model.graph.inputs, *model.graph.outputs)}
+        values = {str(value.name): value for value in (*model.graph.inputs, *model.graph.outputs)}
+        shapes = {name: value.shape for name, value in values.items()}
         past, logits = shapes.get(PAST_KEY.format(0)), shapes.get(LOGITS)
         if past is None or logits is None or len(past) != 4:
             return None
+        cache, value = values[PAST_KEY.format(0)].dtype or ir.DataType.FLOAT, shapes.get(PAST_VALUE.format(0))
         kv_heads, head_size, vocab = past[1], past[3], logits[-1]
         if not (isinstance(kv_heads, int) and isinstance(head_size, int) and isinstance(vocab, int)):
             return None
         inputs = tuple(str(value.name) for value in model.graph.inputs)
         layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
-        return cls(layers, kv_heads, head_size, vocab, inputs)
+        return cls(layers, kv_heads, head_size, vocab, inputs, np.dtype(cache.numpy()), _unless(value, head_size))
 
     @property
     def cache_names(self) -> list[str]:
@@ -75,7 +79,11 @@ class Decoder:
         return {name: every[name] for name in self.inputs}
 
     def empty_past(self, batch: int) -> list[NDArray[np.generic]]:
-        return [np.zeros((batch, self.kv_heads, 0, self.head_size), np.float32) for _ in range(2 * self.layers)]
+        return [np.zeros(shape, self.cache_dtype) for shape in self._cache_shapes(batch, 0)]
+
+    def _cache_shapes(self, batch: int, past: int) -> list[tuple[int, ...]]:
+        sizes = (self.head_size, self.head_size if self.value_size is None else self.value_size)
+        return [(batch, self.kv_heads, past, size) for _ in range(self.layers) for size in sizes]
 
     def promised(self, name: str, output: NDArray[np.generic], feeds: Feeds) -> NDArray[np.generic]:
         """An output with 0 where the token is padding: what is computed there is garbage of no promised kind."""
@@ -90,7 +98,8 @@ class Decoder:
         ids = rng.integers(0, self.vocab, (2, 7))
         mask = np.ones((2, 7), np.int64)
         mask[0, :3] = 0
-        past = [rng.standard_normal((2, self.kv_heads, 5, self.head_size), np.float32) for _ in self.cache_names]
+        shapes = self._cache_shapes(2, 5)
+        past = [rng.standard_normal(shape, np.float32).astype(self.cache_dtype) for shape in shapes]
         step_mask = np.ones((2, 6), np.int64)
         step_mask[1, :2] = 0
         return [self.feeds(ids, mask), self.feeds(rng.integers(0, self.vocab, (2, 1)), step_mask, past)]
@@ -129,6 +138,12 @@ class DecoderSession:
                 break
             logits, past = self.step(np.array([chosen[-1:]], np.int64), past=past)
         return chosen
+
+
+def _unless(value: ir.Shape | None, head_size: int) -> int | None:
+    """The size of a value, where it is stated and not that of a key."""
+    size = value[3] if value is not None else None
+    return size if isinstance(size, int) and size != head_size else None
 
 
 def positions(mask: NDArray[np.int64]) -> NDArray[np.int64]:

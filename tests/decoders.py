@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from compressor.decoder import Decoder, DecoderSession
 from compressor.export import causal_lm
+from compressor.export.unloaded import Unloaded
 from compressor.session import load_model, open_session, save_model
 
 VOCABULARY = 99
@@ -50,6 +51,7 @@ class Exported:
     """A model in torch, and the graph that its checkpoint became; torch keeps an attention of its own."""
 
     torch_model: PreTrainedModel
+    origin: Unloaded
     path: Path
     opset: int
 
@@ -57,8 +59,9 @@ class Exported:
     def of(cls, architecture: str, folder: Path) -> Exported:
         model, path, opset = random_model(architecture), folder / "model.onnx", ARCHITECTURES[architecture][-1]
         model.save_pretrained(folder / "checkpoint")
-        save_model(causal_lm.export(causal_lm.load(folder / "checkpoint", opset), opset), path)
-        return cls(model, path, opset)
+        origin = causal_lm.load(folder / "checkpoint", opset)
+        save_model(causal_lm.export(origin, opset), path)
+        return cls(model, origin, path, opset)
 
     @cached_property
     def runner(self) -> DecoderSession:

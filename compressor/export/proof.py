@@ -63,7 +63,12 @@ class Source:
 
 
 def prove(
-    graph: Path, cases: Iterable[Case], dtype: ir.DataType, source: Source | None = None, *, lean: bool = False
+    graph: Path | ir.Model,
+    cases: Iterable[Case],
+    dtype: ir.DataType,
+    source: Source | None = None,
+    *,
+    lean: bool = False,
 ) -> list[Difference]:
     """Run every case and return its worst difference. `lean`: weights stay in their file, mapped.
 
@@ -107,13 +112,13 @@ def relative_difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     return worst / largest if largest and np.isfinite(worst) else float("inf")
 
 
-def first_departure(graph: Path, source: Source, calls: Iterable[Feeds], tolerance: float) -> str:
+def first_departure(graph: Path | ir.Model, source: Source, calls: Iterable[Feeds], tolerance: float) -> str:
     """The first module, in the order of execution, whose output differs on the same inputs; empty when none does."""
     for feeds in calls:
         expected = _torch_taps(source, feeds)
         for module, values in _graph_taps(graph, expected, feeds):
-            alike = [value for value in values if value.shape == expected[module].shape]
-            nearest = min((relative_difference(expected[module], value) for value in alike), default=0.0)
+            pairs = [(one, value) for one in expected[module] for value in values if one.shape == value.shape]
+            nearest = min((relative_difference(one, value) for one, value in pairs), default=0.0)
             if not nearest <= tolerance:
                 return module
     return ""
@@ -127,22 +132,23 @@ def _worst(case: Case, answer: Outputs) -> Difference:
     return Difference(case.name, name, differences[name], float(np.abs(case.expected[name]).max(initial=0.0)))
 
 
-def _sentence(graph: Path, worst: Difference, tolerance: float, where: str) -> str:
+def _sentence(graph: Path | ir.Model, worst: Difference, tolerance: float, where: str) -> str:
+    name = graph.name if isinstance(graph, Path) else graph.graph.name
     place = f"; the first module whose output departs is {where}" if where else ""
     return (
-        f"{graph.name}: torch and ONNX Runtime differ: {worst.output} of case '{worst.case}' by "
+        f"{name}: torch and ONNX Runtime differ: {worst.output} of case '{worst.case}' by "
         f"{worst.difference:.1e} of its largest value, and {tolerance:.0e} is allowed{place}"
     )
 
 
-def _torch_taps(source: Source, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """Module -> its first floating-point output, in the order in which modules finish; its last call counts."""
-    taps: dict[str, NDArray[Any]] = {}
+def _torch_taps(source: Source, feeds: Feeds) -> dict[str, list[NDArray[Any]]]:
+    """Module -> the first floating-point output of each call of it, in the order in which modules finish."""
+    taps: dict[str, list[NDArray[Any]]] = {}
 
     def tap(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if (tensor := _first_float(output)) is not None:
-                taps[name] = tensor.detach().float().numpy().copy()
+                taps.setdefault(name, []).append(tensor.detach().float().numpy().copy())
 
         return hook
 
@@ -154,9 +160,11 @@ def _torch_taps(source: Source, feeds: Feeds) -> dict[str, NDArray[Any]]:
     return taps
 
 
-def _graph_taps(graph: Path, modules: Iterable[str], feeds: Feeds) -> Iterator[tuple[str, list[NDArray[Any]]]]:
+def _graph_taps(
+    graph: Path | ir.Model, modules: Iterable[str], feeds: Feeds
+) -> Iterator[tuple[str, list[NDArray[Any]]]]:
     """What each module hands on in the graph, as the names of the nodes tell; a module may hand on several values."""
-    model = load_model(graph)
+    model = load_model(graph) if isinstance(graph, Path) else graph
     handed_on = {module: provenance.outputs_of(model.graph, module) for module in modules}
     tapped = list(dict.fromkeys(value for values in handed_on.values() for value in values))
     known = set(model.graph.outputs)

@@ -12,8 +12,9 @@ from compressor.sources import Source
 
 def prepare(source: Source, task: Task, options: Export) -> Exported:
     """A checkpoint of a decoder -> one graph for prefill and decode."""
-    model = causal_lm.load(source.folder, options.opset)
+    origin = causal_lm.load(source.folder, options.opset, options.dtype)
     return Exported(
-        {MODEL: lambda: causal_lm.export(model, options.opset)},
-        lambda folder: causal_lm.prove(model, folder / MODEL),
+        {MODEL: lambda: causal_lm.export(origin, options.opset)},
+        lambda folder: causal_lm.prove(origin, folder / MODEL, options.dtype),
+        origin.facts,
     )

@@ -171,21 +171,19 @@ def test_attention_is_one_operator_where_the_opset_has_it(exported: Callable[[st
     assert "Attention" not in operators["llama"]
 
 
-def test_a_model_in_training_mode_is_refused() -> None:
-    model = decoders.random_model("llama")
-    model.model.layers[1].mlp.train()  # one part is enough: its dropout would be in the graph
-    with pytest.raises(RequestError, match="training mode"):
-        causal_lm.export(model, 21)
-
-
 def test_a_folder_that_is_no_decoder_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
     with pytest.raises(RequestError, match="transformers cannot load it as a decoder"):
         causal_lm.load(tmp_path, 21)
 
 
-def test_load_is_float32_in_evaluation_mode(tmp_path: Path) -> None:
-    decoders.random_model("llama").half().save_pretrained(tmp_path)
-    model = causal_lm.load(tmp_path, 21)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert not model.training
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_checkpoint_of_another_type_is_converted(tmp_path: Path, dtype: str) -> None:
+    model = decoders.random_model("llama").bfloat16()
+    model.save_pretrained(tmp_path)
+    origin = causal_lm.load(tmp_path, 21, dtype)
+    assert not any(module.training for module in origin.model.modules())
+    initializers = causal_lm.export(origin, 21).graph.initializers
+    name = "model.layers.1.mlp.up_proj.weight"
+    expected = model.get_parameter(name).detach().to(getattr(torch, dtype))
+    np.testing.assert_array_equal(initializers[name].const_value.numpy(), expected.numpy())

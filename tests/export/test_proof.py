@@ -30,7 +30,7 @@ def spoil(graph: Path, target: Path, weight: str, change: Callable[[np.ndarray],
 
 def test_a_right_graph_passes_every_case(exported: Callable[[str], Exported]) -> None:
     llama = exported("llama")
-    found = causal_lm.prove(llama.torch_model, llama.path)
+    found = causal_lm.prove(llama.origin, llama.path)
     assert [one.case for one in found] == CASES
     assert all(one.difference < 1e-5 for one in found)  # seen 1e-6; the tolerance leaves room for depth
 
@@ -50,7 +50,7 @@ def test_a_wrong_weight_is_found_and_named(
     llama = exported("llama")
     wrong = spoil(llama.path, tmp_path / "wrong.onnx", weight, lambda array: array * np.float32(1.01))
     with pytest.raises(LimitMissedError, match=rf"logits of case 'prefill'.*whose output departs is {module}$"):
-        causal_lm.prove(llama.torch_model, wrong)
+        causal_lm.prove(llama.origin, wrong)
 
 
 def test_a_graph_that_ignores_its_mask_fails_where_rows_are_padded(
@@ -66,7 +66,7 @@ def test_a_graph_that_ignores_its_mask_fails_where_rows_are_padded(
     reader.outputs[0].replace_all_uses_with(present.outputs[0])
     save_model(model, tmp_path / "blind.onnx")
     with pytest.raises(LimitMissedError, match="case 'padded'"):
-        causal_lm.prove(llama.torch_model, tmp_path / "blind.onnx")
+        causal_lm.prove(llama.origin, tmp_path / "blind.onnx")
 
 
 def test_what_is_not_a_number_is_no_agreement() -> None:

@@ -1,0 +1,69 @@
+"""bfloat16 for ONNX Runtime's CPU, which has few kernels for it: computed in float32, rounded after every operator.
+
+    y = Mul(a, b)   ->   y = Cast(Mul(Cast(a, float32), Cast(b, float32)), bfloat16)
+
+A product of two bfloat16 has 16 bits and float32 holds 24, so the rounded result is the one that a kernel would give.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+NARROW, WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
+KEPT = frozenset({"Cast", "Shape", "ConstantOfShape"})  # they have kernels, or no narrow input to widen
+
+
+def compute_wide(model: ir.Model) -> None:
+    """Every operator on bfloat16 computes in float32; types and interface stay."""
+    for node in list(model.graph):
+        if node.op_type in KEPT or node.domain:
+            continue
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype == NARROW:
+                node.replace_input_with(index, _cast_before(node, value, WIDE, f"{node.name}_wide_{index}"))
+        for value in node.outputs:
+            if value.dtype == NARROW:
+                _round(model.graph, node, value)
+
+
+def runnable(model: ir.Model) -> ir.Model:
+    """A bfloat16 graph as the CPU runs it and numpy feeds it: float32 outside, bfloat16 after every operator."""
+    compute_wide(model)
+    for value in model.graph.inputs:
+        if value.dtype == NARROW:
+            value.dtype = WIDE
+            readers = value.uses()
+            for use in readers:
+                narrow = _cast_before(use.node, value, NARROW, f"{value.name}_narrow_{use.node.name}")
+                use.node.replace_input_with(use.idx, narrow)
+    for index, value in enumerate(model.graph.outputs):
+        if value.dtype == NARROW:
+            name, value.name = value.name, f"{value.name}_narrow"
+            cast = ir.node("Cast", [value], {"to": WIDE.value}, name=f"{name}_wide")
+            model.graph.append(cast)
+            cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, WIDE, value.shape
+            model.graph.outputs[index] = cast.outputs[0]
+    return model
+
+
+def _cast_before(node: ir.Node, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    cast = ir.node("Cast", [value], {"to": dtype.value}, name=name)
+    assert node.graph is not None  # it was found in one
+    node.graph.insert_before(node, cast)
+    cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, dtype, value.shape
+    return cast.outputs[0]
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """The node's output is float32 from here on; its readers see it rounded."""
+    cast = ir.node("Cast", [value], {"to": NARROW.value}, name=f"{node.name}_narrow")
+    graph.insert_after(node, cast)
+    rounded = cast.outputs[0]
+    rounded.name, rounded.dtype, rounded.shape = value.name, NARROW, value.shape
+    for use in value.uses():
+        if use.node is not cast:
+            use.node.replace_input_with(use.idx, rounded)
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = rounded
+    value.name, value.dtype = f"{value.name}_wide", WIDE

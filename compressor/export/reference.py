@@ -1,0 +1,60 @@
+"""The torch side of a decoder's proof: transformers' own loading of the checkpoint, computing in float32.
+
+small    loaded in float32
+large    loaded as it is stored, which maps the shards and copies nothing; a module's weights become float32 while it
+         runs, and are forgotten after
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.export import unloaded
+from compressor.export.shards import Shards
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HELD_BELOW_BYTES = 1 << 30  # in float32; above, memory would grow with the model
+
+
+def load(origin: unloaded.Unloaded) -> PreTrainedModel:
+    """A model that computes in float32, whatever its weights are stored in."""
+    stored = Shards.of(origin.folder).stored_dtypes
+    parameters = sum(nbytes // dtype.itemsize for dtype, nbytes in stored.items())
+    if 4 * parameters < HELD_BELOW_BYTES or set(stored) == {torch.float32}:
+        return unloaded.load_whole(origin.folder, origin.attention, torch.float32)
+    widest = max(stored, key=lambda dtype: dtype.itemsize)
+    model = unloaded.load_whole(origin.folder, origin.attention, widest)
+    exact = unloaded.build(model.config, origin.attention, torch.float32)
+    for name, buffer in exact.named_buffers():
+        if name not in model.state_dict():  # computed, and in a narrow type it would be rounded
+            _set_buffer(model, name, buffer)
+    for module in model.modules():
+        _compute_in_float32(module)
+    return model
+
+
+def _compute_in_float32(module: nn.Module) -> None:
+    stored: dict[str, Tensor] = {}
+
+    def widen(_: nn.Module, __: Any) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            stored[name] = parameter.data
+            parameter.data = parameter.data.float()
+
+    def forget(_: nn.Module, __: Any, ___: Any) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.data = stored.pop(name)
+
+    if next(module.parameters(recurse=False), None) is not None:
+        module.register_forward_pre_hook(widen)
+        module.register_forward_hook(forget)
+
+
+def _set_buffer(model: nn.Module, path: str, buffer: Tensor) -> None:
+    module, _, name = path.rpartition(".")
+    model.get_submodule(module).register_buffer(name, buffer, persistent=False)
