@@ -147,6 +147,9 @@ def optimize(
     json_: Json = False,
 ) -> None:
     """Run the graph passes, each proven or rolled back."""
+    from compressor.deferred import defer
+
+    defer()
     from compressor import pipeline, sources
     from compressor.artifact import Shelf
 

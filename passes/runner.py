@@ -119,10 +119,11 @@ class _Together:
 
     def finish(self, outcomes: list[PassOutcome]) -> tuple[PassOutcome, ...]:
         """What the last comparison says, said of each pass that did something."""
+        if not any(outcome.modified for outcome in outcomes):
+            self.model = self.original
+            return tuple(outcomes)
         require_finite(self.model, self.original)
         difference = self.reference.compare(self.model)
-        if not any(outcome.modified for outcome in outcomes):
-            self.model, difference = self.original, None
         return tuple(dataclasses.replace(one, worst_difference=difference) if one.modified else one for one in outcomes)
 
 
