@@ -4,7 +4,7 @@
     compress export | optimize | quantize | validate      single stages, the same functions
     compress bench               how fast, by batch and length
     compress check               where each node will run
-    compress inspect | doctor | recipes                   what is there
+    compress inspect | diff | doctor | recipes            what is there
 
 With --json one document goes to standard output; progress and messages go to standard error. Exit codes: 0 done,
 1 a limit was missed, 2 the request is wrong, 3 this machine cannot do it, 70 our bug.
@@ -143,6 +143,9 @@ def optimize(
     output: Output,
     target: For = "generic",
     set_: Set = [],  # noqa: B006
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which near matches each pass left alone, and why.")
+    ] = False,
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
@@ -156,6 +159,8 @@ def optimize(
     recipe = _build({"model": str(input_), "target": target}, set_)
     made = pipeline.optimize(sources.open_input(input_), recipe, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
+    if explain and not json_ and (refusals := _refusals(made)):  # the document has them anyway
+        _table("left alone", refusals)
     _fail_on_fallbacks(made, strict=strict)
 
 
@@ -285,6 +290,19 @@ def inspect(
     _show_facts(facts, json_)
     if facts["damaged"]:
         raise LimitMissedError(f"{artifact}: {', '.join(facts['damaged'])} changed since the artifact was written")
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")],
+    after: Annotated[Path, typer.Argument(help="What became of it.")],
+    json_: Json = False,
+) -> None:
+    """Show what two graphs differ in: interface, versions, operators, weights."""
+    from compressor import difference, sources
+
+    facts = difference.compare(sources.open_input(before), sources.open_input(after))
+    _show_facts(facts, json_)
 
 
 @app.command()
@@ -471,6 +489,12 @@ BRIEF = ("case", "output", "difference", "largest_expected", "layer", "name", "n
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in BRIEF if name in row}
+
+
+def _refusals(made: Artifact) -> list[dict[str, Any]]:
+    """The last word of each pass on its near matches."""
+    last = {row["name"]: row["refusals"] for row in made.measured().get("passes", ())}
+    return [{"pass": name, "left alone, and why": line} for name, lines in last.items() for line in lines]
 
 
 def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ result: an interrupted run goes on where it stood, and single commands call the 
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from compressor.validate.subject import Subject
 
 if TYPE_CHECKING:
     from compressor.validate.subject import Subject
+    from passes import PassOutcome
 
 STAGES = ("export", "optimize", "quantize", "package")
 Rows = list[dict[str, Any]]
@@ -141,7 +143,7 @@ def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = id
             draft.facts["nodes"] += _count_nodes(model)
             draft.facts["fallbacks"] += [
                 *([] if inputs else ["passes: outputs not compared, for the graph runs on no input we can make up"]),
-                *(f"pass {one.name} rolled back: {one.rolled_back}" for one in outcomes if one.rolled_back),
+                *(_rolled_back(one) for one in outcomes if one.rolled_back),
             ]
             draft.measured["passes"] += [_pass_row(dataclasses.asdict(one)) for one in outcomes]
         sources.carry(exported.directory, draft.folder)
@@ -492,13 +494,19 @@ def _report_facts(recipe: Recipe, stages: Sequence[Artifact], windows: Windows |
     return facts | {"made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
+def _rolled_back(outcome: PassOutcome) -> str:
+    guilty = f", first with {outcome.guilty}" if outcome.guilty else ""
+    return f"pass {outcome.name} rolled back: {outcome.rolled_back}{guilty}"
+
+
 def _pass_row(outcome: dict[str, Any]) -> dict[str, Any]:
-    """A pass outcome as a row; many refusals of one kind are one line with their number."""
-    counts: dict[str, int] = {}
+    """A pass outcome as a row; refusals that differ in the names of values alone are one line with their number."""
+    alike: dict[str, list[str]] = {}
     for refusal in outcome.pop("refusals"):
-        line = f"{refusal['op_type']}: {refusal['reason']}"
-        counts[line] = counts.get(line, 0) + 1
-    return outcome | {"refusals": [f"{line} ({count})" for line, count in counts.items()]}
+        reason = f"{refusal['op_type']}: {refusal['reason']}"
+        alike.setdefault(re.sub(r"'[^']*'", "''", reason), []).append(f"{reason} ({refusal['node']})")
+    lines = [f"{first}{f' and {len(more)} more' if more else ''}" for first, *more in alike.values()]
+    return outcome | {"refusals": lines}
 
 
 def _count_nodes(model: ir.Model) -> int:

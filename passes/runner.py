@@ -99,7 +99,8 @@ def _until_nothing_changes(
         outcomes += [outcome for outcome in latest if outcome.modified or outcome.rolled_back]
         good = [one for one, outcome in zip(good, latest, strict=True) if not outcome.rolled_back]
         changing = any(outcome.modified for outcome in latest)
-    return way.model, way.finish(outcomes)
+    proven = way.finish(outcomes)
+    return way.model, proven
 
 
 class _Together:

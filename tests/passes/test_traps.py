@@ -12,7 +12,8 @@ from compressor import catalog
 from passes import PassOutcome, run_passes
 from tests import graphs, laws, trap_graphs
 
-GRAPHS = graphs.GRAPHS | trap_graphs.GRAPHS
+TRAPS = trap_graphs.GRAPHS | {"stale_batch": trap_graphs.stale_batch}
+GRAPHS = graphs.GRAPHS | TRAPS
 RANDOM = {"two_draws"}
 
 
@@ -26,7 +27,7 @@ def operators(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph.all_nodes()]
 
 
-@pytest.mark.parametrize("graph", trap_graphs.GRAPHS)
+@pytest.mark.parametrize("graph", TRAPS)
 def test_all_passes_together_keep_every_answer(graph: str) -> None:
     """At two sizes of each free axis: what was folded for one must hold for the other."""
     result, _ = optimized(graph)
