@@ -1,9 +1,9 @@
 """GPTQModel on the benchmark's model, run with the peer's own python.
 
-    peer_gptqmodel.py MODEL CALIBRATION OUTPUT   ->   OUTPUT as `gptq`, one line of JSON (laps.py)
+    peer_gptqmodel.py MODEL CALIBRATION OUTPUT [BITS GROUP]   ->   OUTPUT as `gptq`, one line of JSON (laps.py)
 
-4 bits, groups of 128, symmetric, no act-order; damping at its default (0.05). Where only speed is at stake, the fastest
-setting it offers on a CPU.
+4 bits and groups of 128 unless told otherwise, symmetric, no act-order; damping at its default (0.05). Where only speed
+is at stake, the fastest setting it offers on a CPU.
 """
 
 import sys
@@ -16,9 +16,7 @@ from gptqmodel.quantization.config import GPTQConfig
 from laps import Laps
 from logbar import LogBar
 
-CONFIG = GPTQConfig(
-    bits=4,
-    group_size=128,
+OPTIONS = dict(
     sym=True,
     desc_act=False,
     act_group_aware=False,  # on by default: an act-order inside and between groups
@@ -27,12 +25,13 @@ CONFIG = GPTQConfig(
 )
 
 
-def main(model: Path, calibration: Path, output: Path) -> None:
+def main(model: Path, calibration: Path, output: Path, bits: str = "4", group_size: str = "128") -> None:
+    config = GPTQConfig(bits=int(bits), group_size=int(group_size), **OPTIONS)
     LogBar.shared().setLevel("ERROR")
     laps = Laps()
     with laps("load"):
         # float32 must be said: on a CPU its "auto" is bfloat16, whatever the checkpoint holds.
-        quantizer = GPTQModel.load(str(model), CONFIG, device="cpu", dtype=torch.float32)
+        quantizer = GPTQModel.load(str(model), config, device="cpu", dtype=torch.float32)
     rows = torch.from_numpy(np.load(calibration)).unsqueeze(1)  # [samples, 1, tokens]
     samples = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
     with laps("quantize"):
@@ -43,4 +42,4 @@ def main(model: Path, calibration: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:])

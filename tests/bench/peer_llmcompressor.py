@@ -1,9 +1,10 @@
 """llm-compressor on the benchmark's model, run with the peer's own python.
 
-    peer_llmcompressor.py MODEL CALIBRATION OUTPUT   ->   OUTPUT as `pack-quantized`, one line of JSON (laps.py)
+    peer_llmcompressor.py MODEL CALIBRATION OUTPUT [BITS GROUP]
+    ->   OUTPUT as `pack-quantized`, one line of JSON (laps.py)
 
-4 bits, groups of 128, symmetric, no act-order; damping (0.01) and sequential targets (one decoder layer) at their
-defaults.
+4 bits and groups of 128 unless told otherwise, symmetric, no act-order; damping (0.01) and sequential targets (one
+decoder layer) at their defaults.
 """
 
 import sys
@@ -17,15 +18,15 @@ from llmcompressor.modifiers.gptq import GPTQModifier
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-RECIPE = GPTQModifier(
-    targets="Linear",
-    ignore=["lm_head"],
-    scheme="W4A16",  # int 4, symmetric, groups of 128
-    actorder=None,  # "static" by default
-)
+
+def recipe(bits: int, group_size: int) -> GPTQModifier:
+    span = {"strategy": "channel"} if group_size < 0 else {"strategy": "group", "group_size": group_size}
+    weights = {"num_bits": bits, "type": "int", "symmetric": True, "dynamic": False, **span}
+    group = {"targets": ["Linear"], "weights": weights}
+    return GPTQModifier(ignore=["lm_head"], config_groups={"group_0": group}, actorder=None)  # "static" by default
 
 
-def main(model: Path, calibration: Path, output: Path) -> None:
+def main(model: Path, calibration: Path, output: Path, bits: str = "4", group_size: str = "128") -> None:
     laps = Laps()
     with laps("load"):
         network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -34,7 +35,12 @@ def main(model: Path, calibration: Path, output: Path) -> None:
     samples = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
     with laps("quantize"):
         # Neither batches of 8 nor `batched_quantization` of equal shapes is faster on two cores.
-        oneshot(model=network, tokenizer=tokenizer, recipe=RECIPE, dataset=DataLoader(samples, batch_size=1))
+        oneshot(
+            model=network,
+            tokenizer=tokenizer,
+            recipe=recipe(int(bits), int(group_size)),
+            dataset=DataLoader(samples, batch_size=1),
+        )
     with laps("save"):
         network.save_pretrained(output, save_compressed=True)
         tokenizer.save_pretrained(output)
@@ -42,4 +48,4 @@ def main(model: Path, calibration: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:])

@@ -9,9 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,6 +24,7 @@ from compressor.package import checkpoint, matmulnbits
 from compressor.package.shards import read_header
 from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
+from tests import readers
 
 BENCH = Path(__file__).parents[1] / "bench" / ".venvs"
 ENGINES = Path(__file__).parent / "engines"
@@ -75,57 +74,14 @@ def written(
     return tensors
 
 
-def read(folder: Path) -> dict[str, np.ndarray]:
-    return {name: array for path in folder.glob("*.safetensors") for name, array in _numpy(path).items()}
-
-
-def _numpy(path: Path) -> dict[str, np.ndarray]:
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return {name: (one.float() if one.dtype == torch.bfloat16 else one).numpy() for name, one in tensors.items()}
-
-
-def cell(words: np.ndarray, index: int, bits: int) -> np.ndarray:
-    """Code `index` of rows of int32 words that are packed along the first axis."""
-    per_word = 32 // bits
-    return words.view(np.uint32)[index // per_word] >> np.uint32(index % per_word * bits) & np.uint32(2**bits - 1)
-
-
-def read_gptq(held: Mapping[str, np.ndarray], module: str, bits: int) -> np.ndarray:
-    """weight [in, out] = (code - (qzero + 1 modulo 2^bits)) * scale, by the group that g_idx names."""
-    codes, scales, groups = held[f"{module}.qweight"], held[f"{module}.scales"], held[f"{module}.g_idx"]
-    zeros = held[f"{module}.qzeros"].T
-    columns = range(scales.shape[1])
-    zero = np.array([cell(zeros, column, bits) for column in columns]).T.astype(np.int64) + 1  # [groups, out]
-    rows = [
-        (cell(codes, row, bits).astype(np.float32) - zero[group] % 2**bits) * scales[group].astype(np.float32)
-        for row, group in enumerate(groups)
-    ]
-    return np.array(rows, np.float32)
-
-
-def read_compressed(held: Mapping[str, np.ndarray], module: str, config: Mapping[str, Any]) -> np.ndarray:
-    """weight [in, out]; a code lies 2^(bits-1) above its signed value."""
-    options = config["config_groups"]["group_0"]["weights"]
-    bits, (columns, rows) = options["num_bits"], held[f"{module}.weight_shape"]
-    scale, codes = held[f"{module}.weight_scale"], held[f"{module}.weight_packed"].T
-    zeros, middle = held.get(f"{module}.weight_zero_point"), 2 ** (bits - 1)
-    size = options["group_size"] or rows
-    zero = np.full((columns, scale.shape[1]), float(middle))
-    if zeros is not None:
-        zero = np.array([cell(zeros, column, bits) for column in range(columns)]).astype(float)
-    parts = [(cell(codes, row, bits) - zero[:, row // size]) * scale[:, row // size] for row in range(rows)]
-    return np.array(parts, np.float32)
-
-
 @pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
 @pytest.mark.parametrize(("bits", "group_size"), CHOICES)
 def test_a_gptq_reader_typed_out(bits: int, group_size: int, scheme: str, source: Path, tmp_path: Path) -> None:
     tensors = written(source, tmp_path, "gptq", bits, group_size, scheme)
-    held = read(tmp_path)
-    for name in list(tensors)[::5]:
-        np.testing.assert_array_equal(read_gptq(held, name.removesuffix(".weight"), bits), tensors[name].dequantize())
-    config = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    for name, weight in readers.weights(tmp_path).items():
+        np.testing.assert_array_equal(weight, tensors.pop(name).dequantize())
+    assert not tensors
+    config = readers.config(tmp_path)
     known = {"quant_method": "gptq", "bits": bits, "group_size": group_size, "sym": scheme == "absmax"}
     assert known.items() <= config.items()
     assert (config["checkpoint_format"], config["desc_act"], config["lm_head"]) == ("gptq", False, False)
@@ -137,10 +93,10 @@ def test_a_compressed_tensors_reader_typed_out(
     bits: int, group_size: int, scheme: str, source: Path, tmp_path: Path
 ) -> None:
     tensors = written(source, tmp_path, "compressed_tensors", bits, group_size, scheme)
-    held, config = read(tmp_path), json.loads((tmp_path / "config.json").read_text())["quantization_config"]
-    for name in list(tensors)[::5]:
-        weight = read_compressed(held, name.removesuffix(".weight"), config)
-        np.testing.assert_array_equal(weight, tensors[name].dequantize())
+    for name, weight in readers.weights(tmp_path).items():
+        np.testing.assert_array_equal(weight, tensors.pop(name).dequantize())
+    assert not tensors
+    config = readers.config(tmp_path)
     assert (config["format"], config["ignore"]) == ("pack-quantized", ["lm_head"])
 
 
@@ -156,7 +112,7 @@ def test_all_other_tensors_are_copied_byte_for_byte(source: Path, tmp_path: Path
                 assert (stored.dtype, stored.shape) == ("BF16", before[tensor].shape)
                 bits = (one / name).read_bytes()[stored.begin :][: stored.nbytes]
                 assert bits == (source / name).read_bytes()[before[tensor].begin :][: stored.nbytes]
-    assert not tensors.keys() & read(tmp_path).keys()
+    assert not tensors.keys() & readers.held(tmp_path).keys()
     index = json.loads((tmp_path / checkpoint.INDEX).read_text())["weight_map"]
     assert index == {tensor: name for name in shards for tensor in read_header(tmp_path / name)}
 
