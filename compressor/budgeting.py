@@ -58,12 +58,12 @@ def allocate(
         batches,
         track,
     )
-    shapes = {linear.name: linear.shape for linear in linears}
+    by_name = {linear.name: linear for linear in linears}
     options = {
-        name: [Option(choice, _size(recipe, method, shapes[name], choice), loss) for choice, loss in one.items()]
+        name: [Option(choice, _size(recipe, method, by_name[name], choice), loss) for choice, loss in one.items()]
         for name, one in losses.items()
     }
-    curve = Tradeoff(options, sum(rows * columns for rows, columns in shapes.values()))
+    curve = Tradeoff(options, sum(rows * columns for rows, columns in (linear.shape for linear in linears)))
     if budget.bits is not None:
         chosen = curve.within(budget.bits)
     else:
@@ -95,10 +95,10 @@ def candidates(recipe: Recipe, method: Rtn | Gptq, shape: tuple[int, int]) -> li
     return list(dict.fromkeys(found))
 
 
-def _size(recipe: Recipe, method: Rtn | Gptq, shape: tuple[int, int], choice: Choice) -> int:
+def _size(recipe: Recipe, method: Rtn | Gptq, linear: Linear, choice: Choice) -> int:
     """Bits of cells, scales and zero points, as the package stores them."""
-    form, (rows, columns) = catalog.FORMATS[recipe.format], shape
-    cell = form.cells[choice.bits]
+    form, (rows, columns) = catalog.FORMATS[recipe.format], linear.shape
+    cell = catalog.FORMATS["qdq"].cells[choice.bits] if linear.window else form.cells[choice.bits]
     groups = -(-rows // choice.group_size) if choice.group_size > 0 else 1
     zero = cell if method.scheme == "zero_point" else 0
     scale = HALF_SCALE_BITS if form.half_scales else SCALE_BITS
@@ -129,8 +129,7 @@ class _Rounding:
             choice = allocation[linear.name].choice
             solver = RoundToNearest(replace(self._grid, bits=choice.bits), choice.group_size)
             weight = solver.solve(linear.read()).dequantize()
-            stored = (weight.T if linear.transposed else weight).contiguous().numpy()
-            linear.weight.const_value = ir.Tensor(stored, name=linear.weight.name)
+            linear.weight.const_value = ir.Tensor(linear.stored(weight), name=linear.weight.name)
         try:
             yield
         finally:

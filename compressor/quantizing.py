@@ -74,7 +74,7 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
     if recipe.quantize.name in catalog.REWRITERS:
         return Packed(load_model(quantized.model), "pairs around operators, weights as codes", {})
     model = load_model(optimized.model)
-    linears, _ = graph.find_linears(model, recipe.quantize.exclude)
+    linears, _ = _weights(model, recipe)
     tensors, method = store.Reader(quantized.directory), recipe.quantize.method
     if isinstance(method, OnGrid):
         form = catalog.FORMATS[recipe.format]
@@ -102,7 +102,7 @@ def describe(options: Quantize) -> str:
 
 def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:
     """A quantized tensor for each linear, one file each."""
-    linears, left_alone = graph.find_linears(model, recipe.quantize.exclude)
+    linears, left_alone = _weights(model, recipe)
     if not linears:
         why = "; ".join(f"{name} {reason}" for name, reason in left_alone.items())
         raise RequestError(f"no weight to quantize; {why or 'no product with a constant matrix'}")
@@ -126,6 +126,12 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
     else:
         rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
     return Work(rows, left_alone, budget=facts)
+
+
+def _weights(model: ir.Model, recipe: Recipe) -> tuple[list[Linear], dict[str, str]]:
+    """The weights that the method quantizes; convolutions where the package is a graph that can hold their kernels."""
+    held = isinstance(recipe.quantize.method, OnGrid) and not catalog.FORMATS[recipe.format].checkpoint
+    return graph.find_linears(model, recipe.quantize.exclude, convolutions=held and recipe.target != "tensorrt")
 
 
 def _rewrite(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:

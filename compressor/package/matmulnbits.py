@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from compressor import catalog
-from compressor.package import products
+from compressor.package import convolutions, products
 from compressor.quantize.graph import Linear
 from compressor.quantize.qtensor import QTensor
 
@@ -97,10 +97,13 @@ def replace_linears(
     Returns the bytes of each packed weight.
     """
     model.opset_imports[DOMAIN] = 1
-    return {linear.name: _replace(model, linear, pack(load(linear.name)), accuracy_level) for linear in linears}
+    return {linear.name: _replace(model, linear, load(linear.name), accuracy_level) for linear in linears}
 
 
-def _replace(model: ir.Model, linear: Linear, packed: Packed, accuracy_level: int) -> int:
+def _replace(model: ir.Model, linear: Linear, tensor: QTensor, accuracy_level: int) -> int:
+    if linear.window is not None:  # the operator multiplies matrices alone
+        return convolutions.replace(model, linear, tensor)
+    packed = pack(tensor)
     arrays: dict[str, NDArray[Any]] = {"codes": packed.codes, "scales": packed.scales}
     if packed.zeros is not None:
         arrays["zero_points"] = packed.zeros

@@ -24,7 +24,7 @@ def replace(model: ir.Model, linear: Linear, nodes: Sequence[ir.Node]) -> None:
     ir.convenience.replace_all_uses_with(y, product, replace_graph_outputs=True)
     graph.remove(linear.node, safe=True)
     product.name = name
-    _drop_unused(graph, before)
+    drop_unused(graph, before)
 
 
 def input_of(linear: Linear) -> ir.Value | None:
@@ -45,7 +45,7 @@ def _of_type(value: ir.Value, like: ir.Value) -> ir.Value:
     return value
 
 
-def _drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
+def drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
     """Remove a weight, and the Transpose before it, once nobody reads them."""
     if value is None or value.uses() or value.is_graph_output():
         return
@@ -55,4 +55,4 @@ def _drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
         return
     source = producer.inputs[0]
     graph.remove(producer, safe=True)
-    _drop_unused(graph, source)
+    drop_unused(graph, source)

@@ -12,6 +12,7 @@ every product is computed once, and each layer is calibrated on the error of the
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 from torch import Tensor
 
 from compressor.decoder import IDS, MASK, Feeds
+from compressor.quantize.convolution import Window, pixels_first
 from compressor.session import open_session
 
 # A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
@@ -35,14 +38,15 @@ SEQUENCES = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "S
 
 @dataclass(frozen=True)
 class Linear:
-    """One product with a constant matrix: where it stands and how it stores W."""
+    """One product with a constant matrix: where it stands and how it stores W. A convolution is one of its windows."""
 
     name: str
     node: ir.Node = field(repr=False)
     x: ir.Value = field(repr=False)
     weight: ir.Value = field(repr=False)
     bias: ir.Value | None = field(repr=False)
-    transposed: bool  # stored [out, in]
+    transposed: bool  # stored [out, in], a convolution's [out, channels, height, width]
+    window: Window | None = None
 
     @property
     def y(self) -> ir.Value:
@@ -52,12 +56,27 @@ class Linear:
     def shape(self) -> tuple[int, int]:
         """(in, out)"""
         assert self.weight.const_value is not None  # held by find_linears
-        rows, columns = self.weight.const_value.shape.numpy()
+        rows, *others = self.weight.const_value.shape.numpy()
+        columns = math.prod(others)
         return (columns, rows) if self.transposed else (rows, columns)
 
     def read(self) -> Tensor:
         """The weight, float32 [in, out]."""
-        return _tensor(self.weight).T if self.transposed else _tensor(self.weight)
+        return _tensor(self.weight).flatten(1).T if self.transposed else _tensor(self.weight)
+
+    def stored(self, weight: Tensor) -> NDArray[np.float32]:
+        """A weight [in, out] in the shape in which the graph holds it."""
+        assert self.weight.const_value is not None  # held by find_linears
+        laid_out = weight.T if self.transposed else weight
+        return np.ascontiguousarray(laid_out.cpu().numpy()).reshape(self.weight.const_value.shape.numpy())
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x by weight [in, out] and the bias, float32 on the CPU."""
+        y = x @ weight if self.window is None else self.window.convolve(x, weight)
+        bias = self.read_bias()
+        if bias is None:
+            return y.float().cpu()
+        return y.float().cpu() + (bias if self.window is None else pixels_first(bias))
 
     def read_bias(self) -> Tensor | None:
         """The bias that a Gemm adds, float32 [out]."""
@@ -79,13 +98,19 @@ class Segment:
     def width(self) -> int:
         return self.linears[0].shape[0]
 
+    @property
+    def window(self) -> Window | None:
+        return self.linears[0].window
 
-def find_linears(model: ir.Model, exclude: Sequence[str] = ()) -> tuple[list[Linear], dict[str, str]]:
+
+def find_linears(
+    model: ir.Model, exclude: Sequence[str] = (), *, convolutions: bool = False
+) -> tuple[list[Linear], dict[str, str]]:
     """Linears of the main graph in order, and for each constant matrix product left alone the reason."""
     found: list[Linear] = []
     refused: dict[str, str] = {}
     for node in model.graph:
-        linear = _as_linear(node, model)
+        linear = _as_linear(node, model) or (_as_convolution(node) if convolutions else None)
         if linear is None:
             continue
         if reason := _refusal(linear, exclude):
@@ -96,12 +121,12 @@ def find_linears(model: ir.Model, exclude: Sequence[str] = ()) -> tuple[list[Lin
 
 
 def segments(model: ir.Model, linears: Sequence[Linear]) -> list[Segment]:
-    """Cut the graph at every input that linears read, in the order of the graph."""
+    """Cut the graph at every input that linears read, in the order of the graph; windows are inputs of their own."""
     _state_types(model)
-    groups: dict[ir.Value, list[Linear]] = {}
+    groups: dict[tuple[ir.Value, Window | None], list[Linear]] = {}
     for linear in linears:
-        groups.setdefault(linear.x, []).append(linear)
-    plan = _Plan(model, list(groups), [tuple(group) for group in groups.values()])
+        groups.setdefault((linear.x, linear.window), []).append(linear)
+    plan = _Plan(model, [x for x, _ in groups], [tuple(group) for group in groups.values()])
     return [plan.segment(index) for index in range(len(groups))]
 
 
@@ -149,7 +174,7 @@ class Flow:
             self._x.append(kept[index][: len(x)].copy_(x))
             for name in segment.last_used - self._fed:
                 values.pop(name, None)
-            yield self._tokens(index)
+            yield from segment.window.unfold(self._x[index]) if segment.window else (self._tokens(index),)
 
     def _tokens(self, index: int) -> Tensor:
         """The x of a batch, [tokens, in], without those that its attention mask says are padding."""
@@ -169,12 +194,7 @@ class Flow:
 
     def _products(self, x: Tensor) -> Feeds:
         """y = x @ W (+ b) of each linear by name, float32, in the shape of x."""
-        products: Feeds = {}
-        for linear, weight in self._weights:
-            y = (x @ weight).float().cpu()
-            bias = linear.read_bias()
-            products[str(linear.y.name)] = (y if bias is None else y + bias).numpy()
-        return products
+        return {str(linear.y.name): linear.product(x, weight).numpy() for linear, weight in self._weights}
 
 
 class _Plan:
@@ -316,6 +336,27 @@ def _as_linear(node: ir.Node, model: ir.Model) -> Linear | None:
     return Linear(str(weight.name), node, x, weight, bias, transposed)
 
 
+def _as_convolution(node: ir.Node) -> Linear | None:
+    """Conv of pictures with a float32 kernel that nobody can override."""
+    if node.domain or node.op_type != "Conv" or len(node.inputs) < 2:
+        return None
+    x, weight, bias = (*node.inputs, None)[:3]
+    constant = weight.const_value if weight is not None else None
+    if x is None or weight is None or constant is None or weight.is_graph_input():
+        return None
+    if constant.dtype != ir.DataType.FLOAT or len(constant.shape) != 4:
+        return None
+    if x.const_value is not None or (bias is not None and bias.const_value is None):
+        return None
+    kernel = tuple(constant.shape.numpy()[2:])
+    settings = (
+        _integers(node, "strides", (1, 1)),
+        _integers(node, "pads", (0,) * 4),
+        _integers(node, "dilations", (1, 1)),
+    )
+    return Linear(str(weight.name), node, x, weight, bias, True, Window(kernel, *settings))  # type: ignore[arg-type]
+
+
 def _plain_gemm(node: ir.Node, bias: ir.Value | None) -> bool:
     scales = [attribute.as_float() for name in ("alpha", "beta") if (attribute := node.attributes.get(name))]
     constant_bias = bias is None or (bias.const_value is not None and len(bias.const_value.shape) == 1)
@@ -327,11 +368,21 @@ def _integer(node: ir.Node, name: str) -> int:
     return attribute.as_int() if attribute else 0
 
 
+def _integers(node: ir.Node, name: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+    attribute = node.attributes.get(name)
+    return tuple(attribute.as_ints()) if attribute else otherwise
+
+
 def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     """Why a linear keeps its weight; empty when it does not."""
     named = next((one for one in exclude if one in linear.name), None)
     if named:
         return f"excluded by '{named}'"
+    if linear.window is not None and _integer(linear.node, "group") > 1:
+        return "a convolution in groups, each with inputs of its own"
+    automatic = linear.node.attributes.get("auto_pad")
+    if linear.window is not None and automatic and automatic.as_string() not in ("NOTSET", "VALID"):
+        return "a convolution whose padding is not stated"
     readers = {use.node for use in linear.weight.uses()}
     between = linear.node.inputs[1]
     if between is not linear.weight and between is not None:
