@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-gpu test-eval bench coverage model kernels recipes clean
+.PHONY: help demo check test test-slow test-gpu test-eval bench coverage accuracy model kernels recipes clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,6 +38,9 @@ bench: $(VENV)/installed  ## seconds and memory against the peers, each in its o
 
 coverage: $(VENV)/installed  ## architectures x tasks x targets against torch -> docs/coverage.md, an hour or more
 	$(BIN)/python -m tests.coverage
+
+accuracy: $(VENV)/installed  ## perplexity of every method, bits and group on the models of ../shared/eval
+	$(BIN)/python -m tests.bench.accuracy
 
 model: $(VENV)/installed  ## remake the built-in model: text, tokenizer, training
 	$(BIN)/python -m compressor.builtin.train
