@@ -48,7 +48,10 @@ def prepare(source: Source, options: Export) -> Exported:
 def _inputs(path: Path) -> Probe | None:
     """Inputs at which the file runs and answers alike when it is asked twice; a random operator does not."""
     model = load_model(path)
-    found = probe.find(model)
+    try:
+        found = probe.find(model)
+    except RequestError as error:  # it names the graph, and the reader knows the file
+        raise RequestError(f"{path}: {error}") from None
     return found if found and _alike(found(model), found(model)) else None
 
 
