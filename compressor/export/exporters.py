@@ -18,12 +18,12 @@ import onnx_ir as ir
 from compressor import catalog, sources
 from compressor.artifact import MODEL
 from compressor.errors import RequestError
-from compressor.export import proof, tasks
+from compressor.export import bfloat16, proof, tasks
 from compressor.export.tracing import WRAPPED, Call, trace
 from compressor.recipe import Export
+from compressor.session import load_model
 from compressor.sources import Source
 
-# numpy has no bfloat16 of its own, and ONNX Runtime's CPU few kernels for it: such a graph is proven in float32.
 DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 
 
@@ -60,4 +60,10 @@ def of_call(call: Call, options: Export, make: Callable[[], ir.Model] | None = N
 def prove(path: Path, call: Call, options: Export, cases: Iterable[proof.Case] | None = None) -> list[proof.Difference]:
     """A call's graph against torch, at its sizes or in the cases given. Raises: LimitMissedError when they differ."""
     origin = proof.Source(getattr(call.module, WRAPPED), call.answer)
-    return proof.prove(path, call.cases() if cases is None else cases, DTYPES[options.dtype], origin)
+    chosen = call.cases() if cases is None else cases
+    return proof.prove(runnable(path, options), chosen, DTYPES[options.dtype], origin)
+
+
+def runnable(path: Path, options: Export) -> Path | ir.Model:
+    """The graph as the CPU can run it: bfloat16, for which it has few kernels, in float32 and rounded."""
+    return bfloat16.runnable(load_model(path)) if options.dtype == "bfloat16" else path

@@ -23,9 +23,9 @@ TEXT = ("input_ids", "attention_mask", "token_type_ids")
 BESIDE = {"input_ids": TEXT} | {name: (name, "attention_mask") for name in ("input_values", "input_features")}
 TEXT_BATCH, IMAGE_BATCH, HEIGHT, WIDTH = "text_batch_size", "image_batch_size", "height", "width"  # as Optimum has them
 
-# Convolutions alone, or positions made for the image at hand: any height and width will do.
-ANY_SIZE = frozenset({"bit", "convnext", "convnextv2", "efficientnet", "focalnet", "mobilenet_v1", "mobilenet_v2",
-                      "poolformer", "regnet", "resnet", "segformer"})  # fmt: skip
+# Convolutions whose padding does not look at the image, or positions made for the image at hand: any height and width
+# will do. MobileNet pads as TensorFlow did, by the remainder of the size, and a trace knows one remainder alone.
+ANY_SIZE = frozenset({"convnext", "convnextv2", "poolformer", "regnet", "resnet", "segformer"})
 WITHOUT_MASK = frozenset({"siglip", "siglip2"})  # trained on padding that is read; their processors give no mask
 SOUND: Mapping[str, Callable[[Any], Shape]] = {
     "audio-spectrogram-transformer": lambda config: (BATCH, config.max_length, config.num_mel_bins),

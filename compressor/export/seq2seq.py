@@ -30,7 +30,7 @@ from compressor.export import checkpoint, exporters, inputs, tasks
 from compressor.export.exporters import Exported
 from compressor.export.proof import Case, Outputs, Run
 from compressor.export.tasks import Task
-from compressor.export.tracing import BATCH, SEQUENCE, Call, Input, quiet, trace
+from compressor.export.tracing import BATCH, SEQUENCE, Call, Input, array, quiet, trace
 from compressor.recipe import Export
 from compressor.session import open_session
 from compressor.sources import Source
@@ -165,14 +165,14 @@ def _renamed(one: Input) -> Input:
 def _cases(folder: Path, model: PreTrainedModel, pair: Mapping[str, Call], options: Export) -> Iterator[Case]:
     """Both graphs together, step by step, against torch reading the whole of both sides at once without a cache."""
     yield from pair[DECODER].cases()
-    session = open_session(folder / ENCODER, "exact")
+    session = open_session(exporters.runnable(folder / ENCODER, options), "exact")
     names = [one.name for one in session.get_outputs()]
     for case, sizes in pair[ENCODER].checked.items():
         seen = pair[ENCODER].sample(sizes)
         ids = inputs.tokens(int(model.config.get_text_config().vocab_size))((sizes[BATCH], PROMPT + STEPS))
         with torch.no_grad(), quiet():
-            expected = model(**seen, decoder_input_ids=ids, use_cache=False).logits.numpy()
-        feeds = {name: tensor.numpy() for name, tensor in seen.items()}
+            expected = model(**seen, decoder_input_ids=ids, use_cache=False).logits.float().numpy()
+        feeds = {name: array(tensor) for name, tensor in seen.items()}
         states = dict(zip(names, session.run(names, feeds), strict=True))
         answer = functools.partial(_steps, pair[DECODER], ids.numpy(), states, feeds.get(MASK))
         yield Case(f"{case}, {STEPS} steps", answer, {LOGITS: expected})

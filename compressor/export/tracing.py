@@ -75,14 +75,25 @@ class Call:
     def answer(self, feeds: Feeds) -> dict[str, NDArray[np.generic]]:
         """What torch says to the graph's inputs, by output."""
         with torch.no_grad(), quiet():
-            results = self.module(*(torch.from_numpy(array) for array in feeds.values()))
-        return {name: tensor.numpy() for name, tensor in zip(self.outputs, results, strict=True)}
+            results = self.module(*(self._as_the_module(array) for array in feeds.values()))
+        return {name: array(tensor) for name, tensor in zip(self.outputs, results, strict=True)}
 
     def cases(self) -> Iterator[Case]:
         """torch and the graph on equal inputs, at the sizes to check."""
         for name, sizes in self.checked.items():
-            feeds = {one: tensor.numpy() for one, tensor in self.sample(sizes).items()}
+            feeds = {one: array(tensor) for one, tensor in self.sample(sizes).items()}
             yield same_call(name, feeds, self.answer)
+
+    def _as_the_module(self, given: NDArray[np.generic]) -> Tensor:
+        tensor = torch.from_numpy(given)
+        own = next((one.dtype for one in self.module.parameters() if one.is_floating_point()), tensor.dtype)
+        return tensor.to(own) if tensor.is_floating_point() else tensor
+
+
+def array(tensor: Tensor) -> NDArray[np.generic]:
+    """For numpy, which has no bfloat16: those are float32."""
+    result: NDArray[np.generic] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return result
 
 
 def trace(call: Call, opset: int) -> ir.Model:
