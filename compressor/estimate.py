@@ -38,9 +38,11 @@ def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
     float_bytes = FLOAT_BYTES[recipe.export.dtype] * (weights.matrices + weights.others)
     method = recipe.quantize.method
     bits, size = (method.bits, method.group_size) if isinstance(method, OnGrid) else (8, PER_CHANNEL)
-    cells = catalog.FORMATS[recipe.format].cells[bits]
+    cells = catalog.FORMATS[recipe.format].cells.get(bits, 8)
     group = weights.hidden if size in (PER_CHANNEL, "tensor") else int(size)
-    packed = int(weights.matrices * (cells / 8 + 4 / max(group, 1)))
+    budget = recipe.quantize.budget
+    each = budget.bits / 8 if budget and budget.bits else cells / 8 + 4 / max(group, 1)
+    packed = int(weights.matrices * each)
     tokens = recipe.calibration.samples * recipe.calibration.length if recipe.quantize.calibrated else 0
     activations = 4 * tokens * weights.hidden * ACTIVATION_COPIES
     working = 16 * weights.widest + activations
