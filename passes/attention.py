@@ -50,7 +50,7 @@ class Attention:
     q: ir.Value
     k: ir.Value
     v: ir.Value
-    mask: ir.Value | None  # added to the scores, or of bool: True is seen
+    masks: tuple[ir.Value, ...]  # added to the scores; or one of bool: True is seen
     scale: float
     softcap: float  # 0: none
 
@@ -103,14 +103,15 @@ def _standard(node: ir.Node) -> Attention | None:
     if heads is None:
         return None
     scale = attributes.get_float("scale", 1 / math.sqrt(heads.size))
-    return Attention(node, q, unrepeated(k), unrepeated(v), mask, scale, attributes.get_float("softcap", 0.0))
+    masks = () if mask is None else (mask,)
+    return Attention(node, q, unrepeated(k), unrepeated(v), masks, scale, attributes.get_float("softcap", 0.0))
 
 
 def _eager(node: ir.Node) -> Attention | None:
     softmax = _softmax(node.inputs[0])
     if softmax is None or node.inputs[1] is None or softmax.inputs[0] is None:
         return None
-    scores, mask = _split_mask(uncast(softmax.inputs[0]))
+    scores, masks = _split_masks(uncast(softmax.inputs[0]))
     scores, softcap = _split_softcap(scores)
     scores, scale = _split_scale(scores)
     product = made_by(scores, "MatMul")
@@ -120,7 +121,7 @@ def _eager(node: ir.Node) -> Attention | None:
     k, scale_k = _split_keys(product.inputs[1])
     if k is None or sizes(q, 4) is None or sizes(k, 4) is None:
         return None
-    return Attention(node, q, unrepeated(k), unrepeated(node.inputs[1]), mask, scale * scale_q * scale_k, softcap)
+    return Attention(node, q, unrepeated(k), unrepeated(node.inputs[1]), masks, scale * scale_q * scale_k, softcap)
 
 
 def _softmax(value: ir.Value | None) -> ir.Node | None:
@@ -131,16 +132,19 @@ def _softmax(value: ir.Value | None) -> ir.Node | None:
     return node if node.attributes.get_int("axis", -1) in {-1, 3} else None
 
 
-def _split_mask(value: ir.Value) -> tuple[ir.Value, ir.Value | None]:
-    """scores + mask, where one side leads to a product of matrices and the other does not."""
+def _split_masks(value: ir.Value) -> tuple[ir.Value, tuple[ir.Value, ...]]:
+    """scores + mask (+ mask ...), where one side of each sum leads to a product of matrices and the other does not."""
     node = made_by(value, "Add")
     if node is None:
-        return value, None
+        return value, ()
     for at in (0, 1):
         scores, mask = node.inputs[at], node.inputs[1 - at]
-        if scores is not None and mask is not None and _leads_to_product(uncast(scores)):
-            return uncast(scores), mask
-    return value, None
+        if scores is None or mask is None:
+            continue
+        inner, masks = _split_masks(uncast(scores))
+        if masks or _leads_to_product(inner):
+            return inner, (*masks, mask)
+    return value, ()
 
 
 def _leads_to_product(value: ir.Value) -> bool:

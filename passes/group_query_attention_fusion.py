@@ -4,9 +4,10 @@
  -> y, k, v = GroupQueryAttention(q, new_k, new_v, past_k, past_v, lengths, total, mask)
 
 Scores, repetition and the [heads, sequence, total] softmax are never stored. The mask goes along as attention_bias, so
-rows may be padded left or right and windows slide. Two things change, both outside of what a decoder promises:
-padded positions compute other garbage, and several rows can prefill together only on an empty cache (the CPU
-kernel's rule: "batch_size must be 1 when sequence_length > 1 and past context is given").
+rows may be padded left or right and windows slide. Two things change, both outside of what a decoder of text
+promises: padded positions compute other garbage, and several rows can prefill together only on an empty cache (the CPU
+kernel's rule: "batch_size must be 1 when sequence_length > 1 and past context is given"). Graphs that do not take the
+mask of such a decoder promise otherwise, and are left alone.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com.microsoft.GroupQueryAttention
 """
@@ -28,6 +29,7 @@ from passes.matching import made_by, normalized_axis, origin, sizes
 from passes.refusal import Refusal
 
 CONTRIB = "com.microsoft"
+TEXT_MASK = "attention_mask"  # the input by which a decoder of text knows its padding
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class GroupQueryAttentionFusion(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.refusals = []
         build, lengths = Builder(model.graph), _Lengths()
-        found = [one for one in map(attention.find, model.graph) if one is not None]
+        text = any(value.name == TEXT_MASK for value in model.graph.inputs)
+        found = [one for one in map(attention.find, model.graph) if one is not None and text]
         if not any([self._try_to_fuse(one, build, lengths) for one in found]):
             return ir.passes.PassResult(model, False)
         model.opset_imports[CONTRIB] = 1
@@ -99,9 +102,9 @@ def _objection(found: Attention, key: _Cache | None, value: _Cache | None) -> st
         return "its heads are not known before it runs"
     if k != v or q.size != k.size or q.count % k.count:
         return f"queries {q}, keys {k} and values {v} do not fit into groups of one size"
-    mask = sizes(found.mask, 4)
-    if found.mask is not None and (mask is None or 1 in mask[2:]):
-        return f"its mask '{found.mask.name}' is not known to be [batch, heads, sequence, total]"
+    masks = [sizes(mask, 4) for mask in found.masks]
+    if None in masks or (masks and any(all(one[axis] == 1 for one in masks if one) for axis in (2, 3))):
+        return f"its mask '{found.masks[0].name}' is not known to be [batch, heads, sequence, total]"
     return ""
 
 
@@ -111,7 +114,7 @@ def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, rows: _L
     lengths, total = rows.of(key, k, build)
     y, present_key, present_value = build.node(
         "GroupQueryAttention",
-        [q, k, v, key.past, value.past, lengths, total, None, None, None, added(found, build)],
+        [q, k, v, key.past, value.past, lengths, total, None, None, None, added(found, found.masks, build)],
         _attributes(found, key),
         domain=CONTRIB,
         outputs=3,
@@ -124,7 +127,7 @@ def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, rows: _L
 def _attributes(found: Attention, key: _Cache) -> dict[str, Any]:
     """`causal` hides the future without reading the mask there; for a mask that may show it, the mask decides alone."""
     heads, groups = known(found.q).count, known(key.new).count
-    hides_future = found.mask is not None and is_causal(found.mask)
+    hides_future = any(map(is_causal, found.masks))
     attributes = {"num_heads": heads, "kv_num_heads": groups, "scale": found.scale, "softcap": found.softcap}
     return attributes | ({} if hides_future else {"causal": 0})
 

@@ -8,6 +8,8 @@ Where the graph itself joins or splits them, the nodes that do so fall away.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from passes.attention import HEADS_FIRST, Attention, Heads
@@ -46,14 +48,17 @@ def _given(value: ir.Value | None) -> ir.Value:
     return value
 
 
-def added(found: Attention, build: Builder) -> ir.Value | None:
-    """The mask as numbers to add."""
-    mask = found.mask
-    if mask is None or mask.dtype != ir.DataType.BOOL:
-        return mask
-    dtype = found.q.dtype or ir.DataType.FLOAT
-    seen, unseen = build.number(0.0, dtype), build.number(dtype.min, dtype)
-    return build.shared("Where", [mask, seen, unseen])
+def added(found: Attention, masks: Sequence[ir.Value], build: Builder) -> ir.Value | None:
+    """Masks as numbers to add: their sum, made once for all layers that add the same."""
+    total: ir.Value | None = None
+    for mask in masks:
+        numbers = mask
+        if mask.dtype == ir.DataType.BOOL:
+            dtype = found.q.dtype or ir.DataType.FLOAT
+            seen, unseen = build.number(0.0, dtype), build.number(dtype.min, dtype)
+            numbers = build.shared("Where", [mask, seen, unseen])
+        total = numbers if total is None else build.shared("Add", [total, numbers])
+    return total
 
 
 def hand_over(found: Attention, y: ir.Value, build: Builder) -> None:

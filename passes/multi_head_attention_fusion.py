@@ -64,8 +64,9 @@ def _objection(found: Attention) -> str:
         return "its scores are capped, which the operator does not do"
     if not (_is_split(found.k) and _is_split(found.v)):
         return "its keys and values come as heads, and joining them would copy them"
-    if found.mask is not None and sizes(found.mask, 4) is None:
-        return f"its mask '{found.mask.name}' is not known to be [batch, heads, sequence, total]"
+    unknown = next((mask for mask in found.masks if sizes(mask, 4) is None), None)
+    if unknown is not None:
+        return f"its mask '{unknown.name}' is not known to be [batch, heads, sequence, total]"
     return ""
 
 
@@ -77,11 +78,11 @@ def _is_split(value: ir.Value) -> bool:
 
 
 def _bias(found: Attention, build: Builder) -> ir.Value | None:
-    """A mask that hides something. The operator repeats it over batch and heads; over queries it is spread out here."""
-    mask = None if found.mask is None or hides_nothing(found.mask) else added(found, build)
-    shape = sizes(found.mask, 4)
-    if mask is None or shape is None or shape[2] != 1:
-        return mask
+    """Masks that hide something. The operator repeats them over batch and heads, over queries they are spread here."""
+    masks = [mask for mask in found.masks if not hides_nothing(mask)]
+    total = added(found, masks, build)
+    if total is None or not all(shape[2] == 1 for mask in masks if (shape := sizes(mask, 4))):
+        return total
     queries = build.shared("Shape", [found.q], {"start": 2, "end": 3})
     one = build.integers([1])
-    return build.shared("Expand", [mask, build.shared("Concat", [one, one, queries, one], {"axis": 0})])
+    return build.shared("Expand", [total, build.shared("Concat", [one, one, queries, one], {"axis": 0})])

@@ -141,6 +141,7 @@ def cached_attention(
     groups: int = 2,
     new_value: str = "Transpose<perm = [0,2,1,3]>(v4)",
     read: str = "merged",
+    padding: str = "attention_mask",
 ) -> ir.Model:
     """Grouped queries over a cache of any length; the mask is computed as transformers does it.
 
@@ -150,8 +151,8 @@ def cached_attention(
     repeated = "\n            ".join([repeat.format("keys", "present_k"), repeat.format("values", "present_v")])
     merged = "ot = Transpose<perm = [0,2,1,3]>(o)  y = Reshape(ot, flat)"
     return inferred(
-        f"""(float[1,S,32] x, float[1,{groups},P,8] past_k, float[1,{groups},P,8] past_v, float[1,S,{groups * 8}] kx)
-            => (float[1,S,32] y, float[1,{groups},T,8] present_k, float[1,{groups},T,8] present_v) {{
+        f"""(float[1,S,32] x, float[1,{groups},P,8] past_k, float[1,{groups},P,8] past_v, float[1,S,{groups * 8}] kx,
+             int64[1,T] {padding}) => (float[1,S,32] y, float[1,{groups},T,8] present_k, float[1,{groups},T,8] present_v) {{
             x4 = Reshape(x, queries)  q = Transpose<perm = [0,2,1,3]>(x4)
             k4 = Reshape(kx, grouped)  new_k = Transpose<perm = [0,2,1,3]>(k4)
             vx = Neg(kx)  v4 = Reshape(vx, grouped)  new_v = {new_value}
@@ -208,10 +209,16 @@ VACUOUS = """s_shape = Shape<start = 1, end = 2>(x)  length = Squeeze(s_shape)  
 
 
 def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)", softcap: bool = False) -> ir.Model:
-    """An encoder's. mask: none, vacuous (position >= 0, as vision models have it), per_key [B,1,1,S], full [B,1,S,S];
-    keys that do not come from a projection: `heads`.
+    """An encoder's. mask: none, vacuous (position >= 0, as vision models have it), per_key [B,1,1,S], full [B,1,S,S],
+    position (a bias of T5 [1,H,S,S], and a mask per key); keys that do not come from a projection: `heads`.
     """
-    shape = {"none": "", "vacuous": "", "per_key": ", float[B,1,1,S] mask", "full": ", float[B,1,S,S] mask"}[mask]
+    shape = {
+        "none": "",
+        "vacuous": "",
+        "position": ", float[1,4,S,S] place, float[B,1,1,S] mask",
+        "per_key": ", float[B,1,1,S] mask",
+        "full": ", float[B,1,S,S] mask",
+    }[mask]
     capped = (
         "low = Div(scaled, cap)  bent = Tanh(low)  capped = Mul(bent, cap)" if softcap else "capped = Identity(scaled)"
     )
@@ -223,7 +230,8 @@ def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)",
             kt = Transpose<perm = [0,1,3,2]>(k)  scores = MatMul(q, kt)  scaled = Div(scores, root)
             {capped}
             {VACUOUS if mask == "vacuous" else ""}
-            masked = {"Identity(capped)" if mask == "none" else "Add(capped, mask)"}
+            placed = {"Add(capped, place)" if mask == "position" else "Identity(capped)"}
+            masked = {"Identity(capped)" if mask == "none" else "Add(placed, mask)"}
             p = Softmax<axis = -1>(masked)  o = MatMul(p, v)
             ot = Transpose<perm = [0,2,1,3]>(o)  y = Reshape(ot, flat)
         }}""",
@@ -284,6 +292,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "attention_eager_window": partial(cached_attention, seen="window"),
     "attention_eager_sees_everything": partial(cached_attention, seen="everything"),
     "attention_eager_sees_the_future": partial(cached_attention, seen="future"),
+    "cross_decoder_attention": partial(cached_attention, padding="encoder_attention_mask"),
     "attention_heads_of_their_own": partial(cached_attention, groups=4),
     "attention_operator": partial(cached_attention, form="operator"),
     "attention_operator_added": partial(cached_attention, form="operator_added"),
@@ -293,6 +302,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "encoder_attention_full_mask": partial(attention, mask="full"),
     "encoder_attention_mask_per_key": partial(attention, mask="per_key"),
     "encoder_attention_vacuous_mask": partial(attention, mask="vacuous"),
+    "encoder_attention_position_bias": partial(attention, mask="position"),
     "encoder_attention_of_cached_heads": partial(attention, keys="Identity(heads)"),
     **{f"gelu_{form}": partial(gelu, form) for form in GELU},
     "gelu_opset_19": partial(gelu, opset=19),

@@ -75,3 +75,8 @@ def test_what_grows_along_another_axis_is_no_cache() -> None:
     graph_pass = GroupQueryAttentionFusion()
     assert not graph_pass(model).modified
     assert graph_pass.refusals[0].reason == "its keys and values grow no cache"
+
+
+def test_a_graph_that_is_no_decoder_of_text_is_left_alone() -> None:
+    """It may be called with several rows on a filled cache, which the kernel refuses."""
+    assert not GroupQueryAttentionFusion()(GRAPHS["cross_decoder_attention"]()).modified

@@ -11,6 +11,7 @@ from tests.transformer_graphs import GRAPHS
     [
         ("encoder_attention", {"Neg", "MultiHeadAttention"}),
         ("encoder_attention_full_mask", {"Neg", "MultiHeadAttention"}),
+        ("encoder_attention_position_bias", {"Neg", "Add", "MultiHeadAttention"}),
         ("encoder_attention_vacuous_mask", {"Neg", "MultiHeadAttention"}),  # nothing left that made the mask
         ("encoder_attention_mask_per_key", {"Neg", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
     ],
