@@ -13,7 +13,7 @@ help:  ## this list
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "compress needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(CONSTRAINTS) -e '.[dev,genai]'
+	$(BIN)/pip install --quiet $(CONSTRAINTS) -e '.[dev,genai,serve]'
 	@touch $@
 
 demo: $(VENV)/installed  ## install, then make and prove a 4-bit artifact of the built-in model

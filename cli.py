@@ -5,6 +5,7 @@
     compress bench               how fast, by batch and length
     compress check               where each node will run
     compress inspect | diff | doctor | recipes            what is there
+    compress generate | serve                             many requests on one artifact
 
 With --json one document goes to standard output; progress and messages go to standard error. Exit codes: 0 done,
 1 a limit was missed, 2 the request is wrong, 3 this machine cannot do it, 70 our bug.
@@ -21,7 +22,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from compressor.errors import BUG, DONE, MACHINE_CANNOT, REQUEST_WRONG, CompressError, LimitMissedError, RequestError
+from compressor.errors import (
+    BUG,
+    DONE,
+    MACHINE_CANNOT,
+    REQUEST_WRONG,
+    CompressError,
+    LimitMissedError,
+    MachineError,
+    RequestError,
+)
 
 if TYPE_CHECKING:
     from compressor.artifact import Artifact
@@ -292,6 +302,75 @@ def inspect(
         raise LimitMissedError(f"{artifact}: {', '.join(facts['damaged'])} changed since the artifact was written")
 
 
+ServedBackend = Annotated[str, typer.Option("--backend", help="engine (onnxruntime-genai) or reference (ours).")]
+MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, help="Requests that run at once.")]
+CacheTokens = Annotated[
+    int | None,
+    typer.Option("--cache-tokens", min=1, help="Size of the pool; default: the whole context for each place."),
+]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="That compute; 0: one for each core.")]
+ServedFolder = Annotated[Path, typer.Argument(help="The folder of an artifact with its paged twin.")]
+
+
+@app.command()
+def generate(
+    artifact: ServedFolder,
+    prompts: Annotated[Path, typer.Option("--prompts", help="JSON lines: prompt or tokens, max_tokens, seed, ...")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: beside it, as <name>.out.jsonl.")
+    ] = None,
+    batching: Annotated[str, typer.Option("--batching", help="continuous or static.")] = "continuous",
+    backend: ServedBackend = "engine",
+    max_batch: MaxBatch = 8,
+    cache_tokens: CacheTokens = None,
+    threads: Threads = 0,
+    json_: Json = False,
+) -> None:
+    """Answer the prompts of a file into a file; a run that was ended goes on where it stood."""
+    from compressor.serve import offline
+    from compressor.serve.served import BACKENDS, Served
+
+    _one_of("--batching", batching, offline.BATCHINGS)
+    _one_of("--backend", backend, BACKENDS)
+    served = Served.open(artifact)
+    make = served.backend(backend, served.limits(max_batch, cache_tokens, threads))
+    place = output or prompts.with_suffix(".out.jsonl")
+    count = offline.generate(served, make, batching, prompts, place, _progress())
+    _emit({"output": str(place), "answered": count}) if json_ else print(f"answered {count}: {place}")
+
+
+@app.command()
+def serve(
+    artifact: ServedFolder,
+    host: Annotated[str, typer.Option("--host", help="Who may connect; 0.0.0.0 is everybody.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option("--name", help="Of the model; default: the folder's.")] = None,
+    backend: ServedBackend = "engine",
+    max_batch: MaxBatch = 16,
+    cache_tokens: CacheTokens = None,
+    threads: Threads = 0,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait; one more is told 429.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Of one request.")] = 1024,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="COMPRESS_API_KEY", help="Clients send it.")
+    ] = None,
+) -> None:
+    """Serve an artifact with OpenAI's interface: completions, chat, streaming, metrics."""
+    from compressor.serve.served import BACKENDS, Served
+
+    _one_of("--backend", backend, BACKENDS)
+    served = Served.open(artifact)
+    try:
+        from compressor.serve import http
+    except ImportError as error:
+        raise MachineError(f"{error.name} is not installed; `pip install 'compress-onnx[serve]'` brings it") from None
+    make = served.backend(backend, served.limits(max_batch, cache_tokens, threads))
+    options = http.Options(name or artifact.resolve().name, api_key, max_new_tokens=max_new_tokens)
+    server = http.start(served, make, options, queue)
+    _say(f"{options.name} at http://{host}:{port}/v1, {max_batch} at once; Ctrl-C ends it")
+    http.run(server, host, port)
+
+
 @app.command()
 def diff(
     before: Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")],
@@ -364,6 +443,11 @@ def _guarded(command: Callable[[], object]) -> int:
 def _say(*lines: str) -> None:
     for line in lines:
         print(f"compress: {line}", file=sys.stderr)
+
+
+def _one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise RequestError(f"{option} {value}: it is one of {', '.join(known)}")
 
 
 def _load(path: Path, overrides: Sequence[str]) -> Recipe:

@@ -40,13 +40,22 @@ class Row:
 
 
 class PagedSession:
-    """Runs on the CPU; the pool starts as zeros."""
+    """Runs on the CPU. The pool begins as `fill`, which no result may depend on."""
 
-    def __init__(self, graph: Path | ir.Model, num_blocks: int, block_size: int, *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Path | ir.Model,
+        num_blocks: int,
+        block_size: int,
+        *,
+        exact: bool = False,
+        fill: float = 0.0,
+        threads: int = 0,
+    ) -> None:
         import onnxruntime as ort
 
         model = load_model(graph) if isinstance(graph, Path) else graph
-        self.session = open_session(graph, "exact" if exact else "served")
+        self.session = open_session(graph, "exact" if exact else "served", threads=threads)
         self.binding = self.session.io_binding()
         self.pool_bytes = 0
         past = [value for value in model.graph.inputs if str(value.name).startswith("past_key_values.")]
@@ -54,9 +63,11 @@ class PagedSession:
             assert value.shape is not None
             assert value.dtype is not None
             sizes = (num_blocks, block_size, *(int(str(size)) for size in value.shape[2:]))
-            zeros, name = np.zeros(sizes, value.dtype.numpy()), str(value.name)
-            pool = ort.OrtValue.ortvalue_from_numpy(zeros)
-            self.pool_bytes += zeros.nbytes
+            empty, name = np.zeros(sizes, value.dtype.numpy()), str(value.name)
+            if fill != 0:
+                empty.fill(fill)
+            pool = ort.OrtValue.ortvalue_from_numpy(empty)
+            self.pool_bytes += empty.nbytes
             self.binding.bind_ortvalue_input(name, pool)
             self.binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), pool)
         logits = next(value for value in model.graph.outputs if value.name == decoder.LOGITS)

@@ -45,6 +45,7 @@ def open_session(
     spinning: bool = True,
     lean: bool = False,
     tiled: bool = True,
+    threads: int = 0,
 ) -> ort.InferenceSession:
     """A session on a backend.
 
@@ -52,15 +53,15 @@ def open_session(
     threads sleep, for work that alternates between ONNX Runtime and torch. `lean=True` keeps no copy of a weight and
     no memory between calls: slower, for models that hardly fit. `tiled=False` stores the scores of
     GroupQueryAttention instead of going over them in tiles: faster for short rows, and [heads, tokens, tokens] of
-    memory.
+    memory. `threads`: that compute; 0: one for each core.
 
     Raises: RequestError when ONNX Runtime refuses the graph; MachineError when the provider is missing.
     """
     with _environment({} if tiled else {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1"}):
-        return start(model, session_options(mode, spinning=spinning, lean=lean), backend)
+        return start(model, session_options(mode, spinning=spinning, lean=lean, threads=threads), backend)
 
 
-def session_options(mode: Mode, *, spinning: bool = True, lean: bool = False) -> ort.SessionOptions:
+def session_options(mode: Mode, *, spinning: bool = True, lean: bool = False, threads: int = 0) -> ort.SessionOptions:
     """The settings of a mode, for those who add their own before the session starts."""
     import onnxruntime as ort
 
@@ -70,6 +71,7 @@ def session_options(mode: Mode, *, spinning: bool = True, lean: bool = False) ->
     options.graph_optimization_level = level.ORT_DISABLE_ALL if mode == "exact" else level.ORT_ENABLE_ALL
     # Without this a weight DequantizeLinear + MatMul computes in int8 activations: 0.6 % off before we measure.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if lean:
         options.add_session_config_entry("session.disable_prepacking", "1")

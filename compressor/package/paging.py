@@ -4,9 +4,10 @@
                                                  lies in block table[p // block_size], slot p % block_size
 
 PagedAttention, Kwon et al. 2023 (arXiv 2309.06180). On a CPU from standard operators: ScatterND writes this call's keys
-and values into the pool, in place when an engine binds one buffer to input and output; Gather brings the pages of each
-request side by side; Attention takes a mask for each row, since requests differ in length. On CUDA the three are
-com.microsoft.PagedAttention, which computes in half precision.
+and values into the pool, in place when an engine binds one buffer to input and output; GatherND brings the keys of each
+request side by side; Attention takes a mask for each row, since requests differ in length. Where a request has no key,
+its first is read: an engine's pool begins as it was found, and a number that is none would survive a weight of zero.
+On CUDA the three are com.microsoft.PagedAttention, which computes in half precision.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class Step:
     last: ir.Value  # [batch] index of each request's last token
     spread: ir.Value  # [batch, longest] index of each request's tokens; the row is filled up with any
     packed: ir.Value  # [tokens] the inverse: index of each token among batch * longest
-    pages: ir.Value  # [batch, used blocks]
+    source: ir.Value  # [batch, keys, 2] block and slot of each request's keys; the row is filled up with its first
     query_position: ir.Value  # [batch, 1, longest, 1]
-    key_position: ir.Value  # [1, 1, 1, used blocks * block_size]
+    key_position: ir.Value  # [1, 1, 1, keys]
 
 
 def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
@@ -65,18 +66,19 @@ def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
     longest = op("ReduceMax", lengths, keepdims=0)
     column = op("Range", 0, longest, 1)
     spread = op("Add", op("Unsqueeze", starts, [1]), column)
-    most_keys = op("ReduceMax", op("Add", past, lengths), keepdims=0)
-    blocks = op("Div", op("Add", most_keys, op("Sub", block_size, 1)), block_size)
-    used = op("Slice", table, [0], op("Unsqueeze", blocks, [0]), [1])
+    keys = op("Add", past, lengths)
+    key = op("Range", 0, op("ReduceMax", keys, keepdims=0), 1)
+    own = op("Where", op("Less", key, op("Unsqueeze", keys, [1])), key, 0)
+    block_of_key = op("GatherElements", table, op("Div", own, block_size), axis=1)
     return Step(
         position=position,
         place=_columns(op, block, op("Mod", position, block_size)),
         last=op("Sub", ends, 1),
         spread=op("Min", spread, op("Sub", count, 1)),
         packed=op("Add", op("Mul", row, longest), offset),
-        pages=op("Max", used, 0),
+        source=_columns(op, block_of_key, op("Mod", own, block_size)),
         query_position=op("Unsqueeze", op("Add", op("Unsqueeze", past, [1]), column), [1, 3]),
-        key_position=op("Unsqueeze", op("Range", 0, op("Mul", blocks, block_size), 1), [0, 1, 2]),
+        key_position=op("Unsqueeze", key, [0, 1, 2]),
     )
 
 
@@ -96,15 +98,15 @@ def attend_on_cpu(
 ) -> Paged:
     """rows: query, key, value [tokens, heads * size]."""
     query, *new = rows
-    written, pages = [], []
+    written, gathered = [], []
     for pool, one in zip(pools, new, strict=True):
         heads, size = sizes(pool)
         written.append(op("ScatterND", pool, step.place, op("Reshape", one, [-1, heads, size])))
-        pages.append(op("Reshape", op("Gather", written[-1], step.pages), [0, -1, heads * size]))
+        gathered.append(op("Reshape", op("GatherND", written[-1], step.source), [0, -1, heads * size]))
     attended = op(
         "Attention",
         op("Gather", query, step.spread),
-        *pages,
+        *gathered,
         mask,
         q_num_heads=layer.heads,
         kv_num_heads=sizes(pools[0])[0],
@@ -147,5 +149,5 @@ def sizes(pool: ir.Value) -> tuple[int, int]:
 
 
 def _columns(op: Scribe, *values: ir.Value) -> ir.Value:
-    """Vectors side by side: [tokens, number of them]."""
-    return op("Concat", *(op("Unsqueeze", value, [1]) for value in values), axis=1)
+    """Indices side by side: [..., number of them]."""
+    return op("Concat", *(op("Unsqueeze", value, [-1]) for value in values), axis=-1)

@@ -66,6 +66,7 @@ class Limits:
     max_batch: int  # requests that run at once
     max_step_tokens: int  # tokens of one call: longer prompts are computed in chunks
     context: int  # tokens that the model was made for
+    threads: int = 0  # that compute; 0: one for each core
 
     @property
     def max_tokens(self) -> int:
@@ -86,6 +87,18 @@ class Limits:
             raise RequestError(f"a prompt token is outside the vocabulary of {vocab}")
 
 
+@dataclass
+class Tally:
+    """What a backend counts from its first request on."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of those, taken from blocks that were there
+    preemptions: int = 0
+    steps: int = 0
+    rows: int = 0  # requests that took part in a step, summed over the steps
+
+
 @dataclass(frozen=True)
 class Usage:
     """A backend between two steps."""
@@ -95,16 +108,14 @@ class Usage:
     used_blocks: int
     running: int
     waiting: int
-    prompt_tokens: int  # of all requests so far
-    cached_tokens: int  # of those, taken from blocks that were there
-    preemptions: int
-    steps: int
+    tally: Tally
 
 
 class Backend(Protocol):
     """Continuous batching over a paged cache."""
 
     limits: Limits
+    vocab: int
     guides: bool  # whether it can hold an output to a `Guidance`
 
     def submit(self, request: Request) -> int:

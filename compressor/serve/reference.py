@@ -11,13 +11,13 @@ a waiting request shares, that request is held: a moment later it finds the bloc
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from compressor.paged_decoder import PagedSession, Row
-from compressor.serve.backend import Event, Limits, Request, Usage
+from compressor.serve.backend import Event, Limits, Request, Tally, Usage
 from compressor.serve.blocks import BlockPool, chain
 from compressor.serve.sampling import choose
 
@@ -48,20 +48,21 @@ class Reference:
 
     def __init__(self, graph: Path, limits: Limits, ends: Collection[int]) -> None:
         self.limits, self.ends = limits, frozenset(ends)
-        self.session = PagedSession(graph, limits.num_blocks, limits.block_size)
+        self.session = PagedSession(graph, limits.num_blocks, limits.block_size, threads=limits.threads)
+        self.vocab = self.session.vocab
         self.pool = BlockPool(limits.num_blocks)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []  # oldest first
         self.cancelled: list[int] = []
-        self.submitted = self.steps = self.preemptions = self.prompt_tokens = self.cached_tokens = 0
+        self.tally = Tally()
 
     def submit(self, request: Request) -> int:
-        self.limits.check(request, self.session.vocab)
-        self.submitted += 1
+        self.limits.check(request, self.vocab)
+        self.tally.requests += 1
+        self.tally.prompt_tokens += len(request.prompt)
         rng = np.random.default_rng(request.sampling.seed)
-        self.waiting.append(Sequence(self.submitted, request, list(request.prompt), rng))
-        self.prompt_tokens += len(request.prompt)
-        return self.submitted
+        self.waiting.append(Sequence(self.tally.requests, request, list(request.prompt), rng))
+        return self.tally.requests
 
     def cancel(self, number: int) -> None:
         for queue in (self.waiting, self.running):
@@ -81,10 +82,7 @@ class Reference:
             used_blocks=self.pool.used,
             running=len(self.running),
             waiting=len(self.waiting),
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            preemptions=self.preemptions,
-            steps=self.steps,
+            tally=replace(self.tally),
         )
 
     def step(self) -> list[Event]:
@@ -95,7 +93,8 @@ class Reference:
             return ended
         rows = [Row(one.tokens[one.computed : one.computed + n], one.computed, one.blocks) for one, n in scheduled]
         logits = self.session.step(rows)
-        self.steps += 1
+        self.tally.steps += 1
+        self.tally.rows += len(rows)
         for (one, count), scores in zip(scheduled, logits, strict=True):
             one.computed += count
             self._name_full_blocks(one)
@@ -106,7 +105,7 @@ class Reference:
     # --- who runs, and how many tokens each ---------------------------------------------------------------------------
 
     def _schedule(self) -> list[tuple[Sequence, int]]:
-        budget, before = self.limits.max_step_tokens, self.preemptions
+        budget, before = self.limits.max_step_tokens, self.tally.preemptions
         scheduled: dict[Sequence, int] = {}
         for one in list(self.running):
             count = min(len(one.tokens) - one.computed, budget)
@@ -114,7 +113,7 @@ class Reference:
                 continue
             scheduled[one] = count
             budget -= count
-        if self.preemptions == before:
+        if self.tally.preemptions == before:
             scheduled |= dict(self._admit(budget))
         return list(scheduled.items())
 
@@ -134,7 +133,7 @@ class Reference:
         self.running.remove(one)
         self._let_go(one)
         self.waiting.insert(0, one)
-        self.preemptions += 1
+        self.tally.preemptions += 1
 
     def _admit(self, budget: int) -> Iterator[tuple[Sequence, int]]:
         """Waiting requests in order, as long as there are places, tokens and blocks for their first chunk."""
@@ -156,7 +155,7 @@ class Reference:
             one.computed, one.named = past, len(found)
             if not one.generated:
                 one.cached_tokens = past
-                self.cached_tokens += past
+                self.tally.cached_tokens += past
             self.waiting.remove(one)
             self.running.append(one)
             budget -= count

@@ -22,7 +22,7 @@ def measure(candidate: Subject, options: Paged) -> list[Measurement]:
     path = candidate.path.with_name(PAGED_MODEL)
     if candidate.decoder is None or not path.is_file() or not for_this_machine(load_model(path)):
         return []
-    paged, alone = PagedSession(path, BLOCKS, BLOCK_SIZE), candidate.runner()
+    paged, alone = PagedSession(path, BLOCKS, BLOCK_SIZE, fill=np.nan), candidate.runner()
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, candidate.decoder.vocab, sum(each)) for each in zip(*CALLS, strict=True)]
     expected = [alone.logits(text[None])[0] for text in texts]

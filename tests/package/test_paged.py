@@ -48,7 +48,7 @@ def twin(request: pytest.FixtureRequest, made: Exported) -> tuple[Exported, ir.M
 def test_ragged_requests_in_chunks_are_as_each_alone(twin: tuple[Exported, ir.Model]) -> None:
     """Against torch: three texts, all together, each in its own pieces and on its own blocks."""
     model, graph = twin
-    session = PagedSession(graph, check.BLOCKS, check.BLOCK_SIZE, exact=True)
+    session = PagedSession(graph, check.BLOCKS, check.BLOCK_SIZE, exact=True, fill=np.nan)
     texts = [tokens(sum(each)) for each in zip(*check.CALLS, strict=True)]
     done = [0, 0, 0]
     for counts in check.CALLS:
@@ -62,7 +62,7 @@ def test_ragged_requests_in_chunks_are_as_each_alone(twin: tuple[Exported, ir.Mo
 
 
 def test_what_lies_in_other_blocks_is_not_read(twin: tuple[Exported, ir.Model]) -> None:
-    session = PagedSession(twin[1], 8, 4, exact=True)
+    session = PagedSession(twin[1], 8, 4, exact=True, fill=np.nan)
     text = tokens(6).tolist()
     before = session.step([Row(text, 0, [5, 2])])
     session.step([Row(tokens(16).tolist(), 0, [0, 1, 3, 4])])

@@ -1,0 +1,256 @@
+"""Continuous batching by onnxruntime-genai's Engine 0.18: its scheduler, block pool and sampler, and what it lacks.
+
+The Engine does not preempt: when every request needs a block and none is free, it reports that it is blocked, for ever.
+It shares a prefix only with blocks that are filled already. A finished request keeps its place until it is closed.
+So this side admits a request when its blocks fit, holds one whose prefix somebody is computing, sends the youngest back
+to the queue when the Engine is blocked (its tokens are kept and computed again), and closes whatever ends.
+
+Its block table is not to be seen from here. What we count are the blocks that the requests under way need, a shared
+prefix once. That is a forecast; whether there was room is the Engine's word, and preemption the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import MachineError, RequestError
+from compressor.paged_decoder import PAGED_CONFIG
+from compressor.serve.backend import Event, Finish, Limits, Request, Tally, Usage
+from compressor.serve.blocks import chain
+
+VERSION = "0.18."  # the Engine's interface is called experimental and moved with every release before
+EVENTS_A_STEP = 256
+TOKEN, FINISHED, BLOCKED = 1, 2, 4  # bits of an event's flags
+
+
+@dataclass(eq=False)
+class Turn:
+    """A request, its tokens so far, and while it runs its handle in the Engine."""
+
+    number: int
+    request: Request
+    tokens: list[int]
+    hashes: list[bytes] = field(default_factory=list)
+    handle: Any = None
+    turn: int = 0
+    answered: bool = False  # a token came since it was admitted: its prompt lies in blocks
+    again: int = 0  # tokens that were delivered before a preemption and are drawn again
+    cached_tokens: int = 0
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.request.sampling.temperature == 0 and self.request.guidance is None
+
+
+class Engine:
+    """The protocol of `backend.py` on `og.Engine`. Every call comes from the thread that made it."""
+
+    guides = True
+
+    def __init__(self, folder: Path, limits: Limits, vocab: int) -> None:
+        self.limits, self.vocab, self.tally = limits, vocab, Tally()
+        self.og = library()
+        try:
+            self.model = self.og.Model(self._config(folder))
+            self.engine = self.og.Engine(self.model)
+        except Exception as error:  # its exceptions share no base class
+            raise RequestError(f"{folder}: onnxruntime-genai cannot serve it: {str(error).strip()[:300]}") from error
+        self.buffer = self.engine.create_event_buffer(EVENTS_A_STEP)
+        self.waiting: list[Turn] = []
+        self.running: list[Turn] = []  # oldest first
+        self.ended: list[Event] = []  # between steps
+        self.filled: OrderedDict[bytes, None] = OrderedDict()  # blocks that were computed, the newest last
+
+    def _config(self, folder: Path) -> Any:
+        config = self.og.Config(str(folder))
+        config.overlay((folder / PAGED_CONFIG).read_text(encoding="utf-8"))
+        sizes = {
+            "num_blocks": self.limits.num_blocks,
+            "block_size": self.limits.block_size,
+            "max_batch_size": self.limits.max_batch,
+            "max_scheduled_tokens": self.limits.max_step_tokens,
+        }
+        config.overlay(json.dumps({"engine": {"dynamic_batching": sizes}}))
+        if self.limits.threads:
+            threads = {"session_options": {"intra_op_num_threads": self.limits.threads}}
+            config.overlay(json.dumps({"model": {"decoder": threads}}))
+        return config
+
+    def submit(self, request: Request) -> int:
+        self.limits.check(request, self.vocab)
+        self.tally.requests += 1
+        self.tally.prompt_tokens += len(request.prompt)
+        self.waiting.append(Turn(self.tally.requests, request, list(request.prompt)))
+        return self.tally.requests
+
+    def cancel(self, number: int) -> None:
+        for one in [one for one in (*self.waiting, *self.running) if one.number == number]:
+            self._end(one, Event(number, finish="cancelled", cached_tokens=one.cached_tokens))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running or self.ended)
+
+    def usage(self) -> Usage:
+        used = min(self._needed(self.running), self.limits.num_blocks)
+        return Usage(
+            total_blocks=self.limits.num_blocks,
+            free_blocks=self.limits.num_blocks - used,
+            used_blocks=used,
+            running=len(self.running),
+            waiting=len(self.waiting),
+            tally=replace(self.tally),
+        )
+
+    def step(self) -> list[Event]:
+        self._admit()
+        before, self.ended = self.ended, []
+        if not self.running:
+            return before
+        events = list(self.engine.run(self.buffer))
+        self.tally.steps += 1
+        found = [event for raw in events for event in self._translate(raw)]
+        flags = [raw.flags.value for raw in events]
+        if any(flag & BLOCKED for flag in flags) and not any(flag & (TOKEN | FINISHED) for flag in flags):
+            self._preempt(self.running[-1])
+        return before + self.ended + found
+
+    # --- into the Engine and out of it --------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Waiting requests in order, as long as there are places and the blocks are forecast to suffice."""
+        for one in list(self.waiting):
+            if len(self.running) == self.limits.max_batch:
+                return
+            self._hash(one)
+            if self._in_flight(one):
+                continue
+            if self.running and self._needed([*self.running, one]) > self.limits.num_blocks:
+                return
+            self.waiting.remove(one)
+            try:
+                self._begin(one)
+                self.running.append(one)
+            except Exception as error:  # a schema that its grammar library refuses, for one
+                self.ended.append(Event(one.number, finish="failed", error=str(error).strip()[:300]))
+
+    def _begin(self, one: Turn) -> None:
+        """A greedy request goes on from its tokens; another draws them again, from the same seed, unseen."""
+        wanted, sampling = one.request, one.request.sampling
+        tokens = one.tokens if one.is_greedy else list(wanted.prompt)
+        one.again = 0 if one.is_greedy else one.generated
+        one.handle, one.answered = self.engine.create_request(), False
+        options = self.og.TurnOptions(one.handle)
+        options.set_max_generated_tokens(len(wanted.prompt) + wanted.new_tokens - len(tokens))
+        options.set_do_sample(sampling.temperature > 0)
+        if sampling.temperature > 0:
+            options.set_temperature(sampling.temperature)
+            options.set_top_p(sampling.top_p)
+            options.set_seed(sampling.seed)
+        if wanted.guidance:
+            options.set_guidance(wanted.guidance.kind, wanted.guidance.text)
+        one.turn = one.handle.begin_turn(tokens, options)
+
+    def _translate(self, raw: Any) -> list[Event]:
+        one = next((one for one in self.running if one.handle == raw.request), None)
+        flags = raw.flags.value
+        if one is None or not flags & (TOKEN | FINISHED):
+            return []
+        if not one.answered:
+            self._answered(one)
+        token = raw.token if flags & TOKEN else None
+        if token is not None:
+            self.tally.rows += 1
+            token = self._unseen(one, token)
+        if not flags & FINISHED:
+            return [] if token is None else [Event(one.number, token, cached_tokens=one.cached_tokens)]
+        one.cached_tokens = min(raw.usage.cached_prompt_tokens, len(one.request.prompt))
+        self.tally.cached_tokens += one.cached_tokens
+        finish = self._reason(raw.finish_reason)
+        error = f"the Engine gave up ({raw.error_code})" if finish == "failed" else ""
+        self._leave(one, finished=True)
+        return [Event(one.number, token, finish, one.cached_tokens, error)]
+
+    def _unseen(self, one: Turn, token: int) -> int | None:
+        """The token, unless it was delivered before a preemption."""
+        if one.again:
+            one.again -= 1
+            return None
+        one.tokens.append(token)
+        return token
+
+    def _reason(self, reason: Any) -> Finish:
+        names: dict[str, Finish] = {"EOS": "stop", "STOP_STRING": "stop", "CANCELLED": "cancelled", "FAILED": "failed"}
+        return names.get(reason.name, "length")
+
+    def _preempt(self, one: Turn) -> None:
+        if len(self.running) == 1:
+            self._end(one, Event(one.number, finish="failed", error="the pool is too small for this request alone"))
+            return
+        self._leave(one)
+        self.waiting.insert(0, one)
+        self.tally.preemptions += 1
+
+    def _end(self, one: Turn, event: Event) -> None:
+        if one in self.running:
+            self._leave(one)
+        else:
+            self.waiting.remove(one)
+        self.ended.append(event)
+
+    def _leave(self, one: Turn, *, finished: bool = False) -> None:
+        """Out of the Engine: a request that is not closed keeps its place and its blocks."""
+        self.running.remove(one)
+        if not finished:
+            one.handle.cancel_turn(one.turn)
+        one.handle.close()
+        one.handle = None
+
+    # --- what we know of its blocks -----------------------------------------------------------------------------------
+
+    def _needed(self, turns: list[Turn]) -> int:
+        """Blocks of these requests with a next token, a full block that several share counted once."""
+        size = self.limits.block_size
+        for one in turns:
+            self._hash(one)
+        shared = {content for one in turns for content in one.hashes}
+        return len(shared) + sum(-(-(len(one.tokens) + 1) // size) - len(one.hashes) for one in turns)
+
+    def _hash(self, one: Turn) -> None:
+        if len(one.tokens) // self.limits.block_size > len(one.hashes):
+            one.hashes = chain(one.tokens, self.limits.block_size)
+
+    def _in_flight(self, one: Turn) -> bool:
+        """Whether somebody is computing the next block of its prefix; the last token is always left to compute."""
+        sharable = one.hashes[: (len(one.tokens) - 1) // self.limits.block_size]
+        missing = next((content for content in sharable if content not in self.filled), None)
+        return missing is not None and any(missing in other.hashes for other in self.running if not other.answered)
+
+    def _answered(self, one: Turn) -> None:
+        one.answered = True
+        for content in one.hashes:
+            self.filled[content] = None
+            self.filled.move_to_end(content)
+        while len(self.filled) > self.limits.num_blocks:
+            self.filled.popitem(last=False)
+
+
+def library() -> Any:
+    """onnxruntime-genai. Raises: MachineError when it is missing or of another release."""
+    try:
+        import onnxruntime_genai as og
+    except ImportError:
+        raise MachineError(f"onnxruntime-genai is not installed; `pip install onnxruntime-genai=={VERSION}*`") from None
+    if not og.__version__.startswith(VERSION):
+        raise MachineError(
+            f"onnxruntime-genai {og.__version__} has another Engine; {VERSION}* is the one that is known"
+        )
+    return og

@@ -1,0 +1,148 @@
+"""Prompts of a file, answered into a file: JSON lines in, JSON lines out, and a run that was ended goes on.
+
+    {"prompt": "Two cats", "max_tokens": 16}  or  {"tokens": [5, 6, 7]}   with temperature, top_p, seed, stop, id
+    -> {"id": 0, "text": " sleep", "tokens": [...], "finish": "length", "cached_tokens": 0}
+
+`continuous`: a place in the batch is taken as soon as it is free. `static`: a batch ends before the next begins, as
+without a paged cache. Both give the same tokens; they are here to be compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import RequestError
+from compressor.progress import Track, identity
+from compressor.serve.backend import Backend, Request, Sampling
+from compressor.serve.served import Served
+from compressor.serve.text import Text
+
+BATCHINGS = ("continuous", "static")
+FIELDS = {"id", "prompt", "tokens", "max_tokens", "temperature", "top_p", "seed", "stop"}
+
+
+@dataclass
+class Prompt:
+    """A line of the input, and what has come of it."""
+
+    id: Any
+    request: Request
+    stops: tuple[str, ...] = ()
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: str = ""
+    cached_tokens: int = 0
+
+    def line(self) -> dict[str, Any]:
+        names = ("id", "text", "tokens", "finish", "cached_tokens")
+        return {name: getattr(self, name) for name in names}
+
+
+def generate(
+    served: Served,
+    make: Callable[[], Backend],
+    batching: str,
+    prompts: Path,
+    output: Path,
+    track: Track = identity,
+) -> int:
+    """Answer every prompt that the output does not hold yet; returns how many there were to answer.
+
+    Raises: RequestError with file and line of a prompt that is wrong, before anything is computed.
+    """
+    wanted = read(prompts, served)
+    done = _ids_of(output)
+    left = [one for one in wanted if one.id not in done]
+    backend = make()
+    for one in left:
+        backend.limits.check(one.request, backend.vocab)
+    with output.open("a", encoding="utf-8") as file:
+        for one in track(_Counted(run(backend, left, batching, served), len(left)), "generate"):
+            file.write(json.dumps(one.line(), ensure_ascii=False) + "\n")
+            file.flush()
+    return len(left)
+
+
+def run(backend: Backend, prompts: Sequence[Prompt], batching: str, served: Served) -> Iterator[Prompt]:
+    """Prompts in the order in which they end."""
+    size = backend.limits.max_batch if batching == "static" else max(len(prompts), 1)
+    for start in range(0, len(prompts), size):
+        under_way = {backend.submit(one.request): one for one in prompts[start : start + size]}
+        texts = {number: Text(served.tokenizer, one.stops) for number, one in under_way.items()}
+        while backend.busy:
+            for event in backend.step():
+                one, text = under_way[event.number], texts[event.number]
+                if event.token is not None and not text.stopped:
+                    one.tokens.append(event.token)
+                    one.text += text.push(event.token)
+                    if text.stopped:
+                        backend.cancel(event.number)
+                if event.finish:
+                    one.text += text.finish()
+                    one.finish = "stop" if text.stopped else event.finish
+                    one.cached_tokens = event.cached_tokens
+                    yield one
+
+
+def read(path: Path, served: Served) -> list[Prompt]:
+    """The prompts of a file. Raises: RequestError, file:line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read ({error})") from None
+    found = [
+        _prompt(line, f"{path}:{number}", number - 1, served) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if len({json.dumps(one.id) for one in found}) != len(found):
+        raise RequestError(f"{path}: two prompts have one id; give each its own or leave all out")
+    return found
+
+
+def _prompt(line: str, where: str, number: int, served: Served) -> Prompt:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise RequestError(f"{where}: not JSON: {error}") from None
+    if not isinstance(data, dict) or ("prompt" in data) == ("tokens" in data) or data.keys() - FIELDS:
+        raise RequestError(
+            f"{where}: a prompt is an object with `prompt` or `tokens`, and of {', '.join(sorted(FIELDS))}"
+        )
+    try:
+        tokens = data["tokens"] if "tokens" in data else served.tokenizer.encode(data["prompt"]).ids
+        sampling = Sampling(float(data.get("temperature", 0)), float(data.get("top_p", 1)), int(data.get("seed", 0)))
+        stop = data.get("stop", [])
+        stops = (stop,) if isinstance(stop, str) else tuple(map(str, stop))
+        request = Request(tuple(int(one) for one in tokens), int(data.get("max_tokens", 16)), sampling)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{where}: {error}") from None
+    return Prompt(data.get("id", number), request, stops)
+
+
+def _ids_of(output: Path) -> list[Any]:
+    """Ids that an output holds; a last line that a killed run left half is cut off."""
+    if not output.is_file():
+        return []
+    whole = [line for line in output.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        ids = [json.loads(line)["id"] for line in whole]
+    except (ValueError, KeyError, TypeError):
+        raise RequestError(f"{output}: holds lines that are not answers; choose another -o") from None
+    output.write_text("".join(whole), encoding="utf-8")
+    return ids
+
+
+class _Counted:
+    """An iterable that knows its length, for a progress bar."""
+
+    def __init__(self, items: Iterable[Prompt], length: int) -> None:
+        self.items, self.length = items, length
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return self.length

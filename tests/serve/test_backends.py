@@ -1,0 +1,188 @@
+"""Both backends: whoever is beside a request, however its prompt is cut and however often it is sent back, it says what
+it would say alone; blocks are counted exactly; who leaves, leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor.errors import RequestError
+from compressor.serve.backend import Backend, Event, Guidance, Limits, Request, Sampling
+from compressor.serve.served import BACKENDS
+from tests.serve.conftest import Subject, subject
+
+pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed; `pip install .[genai]`")
+
+ROOMY = Limits(num_blocks=512, block_size=16, max_batch=16, max_step_tokens=2048, context=512, threads=1)
+CHUNKED = Limits(num_blocks=512, block_size=4, max_batch=8, max_step_tokens=16, context=512, threads=1)
+CRAMPED = Limits(
+    num_blocks=10, block_size=16, max_batch=8, max_step_tokens=20, context=512, threads=1
+)  # three requests' worth
+EVAL = Path(__file__).parents[3] / "shared" / "eval"
+Tiny = Callable[[int | None], Subject]
+
+
+@dataclass
+class Outcome:
+    """What a request got."""
+
+    tokens: list[int] = field(default_factory=list)
+    finish: str = ""
+    cached_tokens: int = 0
+
+    def add(self, event: Event) -> None:
+        assert not self.finish, "an event after the last"
+        self.tokens += [] if event.token is None else [event.token]
+        self.finish, self.cached_tokens = event.finish or "", event.cached_tokens
+
+
+def mixed(count: int, vocab: int, seed: int = 0) -> list[Request]:
+    """Prompts of 1 to 70 tokens, more than half of them beginning like others."""
+    rng = np.random.default_rng(seed)
+    begins = [rng.integers(2, vocab, 40).tolist() for _ in range(3)]
+
+    def prompt() -> tuple[int, ...]:
+        shared = begins[rng.integers(3)][: rng.integers(0, 41)] if rng.random() < 0.6 else []
+        return (*shared, *rng.integers(2, vocab, rng.integers(1, 30)).tolist())
+
+    return [Request(prompt(), int(rng.integers(1, 30))) for _ in range(count)]
+
+
+def serve(backend: Backend, requests: list[Request], arrival: float = 1.0) -> list[Outcome]:
+    """All requests; before each step one more arrives with this chance, and another, until one does not."""
+    rng, left, found = np.random.default_rng(1), list(requests), {}
+    while left or backend.busy:
+        while left and rng.random() <= arrival:
+            found[backend.submit(left.pop(0))] = Outcome()
+        for event in backend.step():
+            found[event.number].add(event)
+        usage = backend.usage()
+        assert usage.free_blocks + usage.used_blocks == usage.total_blocks
+    assert backend.usage().free_blocks == backend.limits.num_blocks
+    return list(found.values())
+
+
+@pytest.fixture(params=BACKENDS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("limits", [ROOMY, CHUNKED, CRAMPED], ids=["roomy", "chunked", "cramped"])
+@pytest.mark.parametrize("bits", [None, 4], ids=["float32", "int4"])
+def test_each_says_what_it_says_alone(name: str, bits: int | None, limits: Limits, tiny: Tiny) -> None:
+    model = tiny(bits)
+    requests, backend = mixed(40, model.vocab), model.make(name, limits)
+    for request, found in zip(requests, serve(backend, requests, arrival=0.4), strict=True):
+        assert model.is_greedy(request, found.tokens, found.finish)
+    tally = backend.usage().tally
+    assert tally.cached_tokens > 0
+    assert (tally.preemptions > 0) == (limits is CRAMPED)
+
+
+def test_a_prefix_is_computed_once(name: str, tiny: Tiny) -> None:
+    """Eight at once: seven wait for the first and find its whole blocks. 50 tokens are three blocks of 16."""
+    rng = np.random.default_rng(2)
+    begin = rng.integers(2, 500, 50).tolist()
+    requests = [Request((*begin, *rng.integers(2, 500, 5).tolist()), 4) for _ in range(8)]
+    backend = tiny(None).make(name, ROOMY)
+    assert [one.cached_tokens for one in serve(backend, requests)] == [0, *[48] * 7]
+    again = serve(backend, [requests[0]])  # nobody holds the blocks any more, and they are still there
+    assert again[0].cached_tokens == 48
+
+
+def test_a_late_request_joins_and_does_not_wait(name: str, tiny: Tiny) -> None:
+    backend = tiny(None).make(name, ROOMY)
+    first = backend.submit(Request((5, 6, 7), 20))
+    for _ in range(4):
+        backend.step()
+    second = backend.submit(Request((9, 8), 4))
+    finished: list[int] = []
+    while backend.busy:
+        finished += [event.number for event in backend.step() if event.finish]
+    assert finished == [second, first]
+    assert backend.usage().tally.steps < 24
+
+
+def test_who_leaves_leaves_no_trace(name: str, tiny: Tiny) -> None:
+    model = tiny(None)
+    requests, backend = mixed(9, model.vocab, seed=3), model.make(name, CHUNKED)
+    found = {backend.submit(one): Outcome() for one in requests}
+    gone = [2, 5, 9]  # the ninth still waits: eight run at once
+    for step in range(200):
+        if step == 2:
+            for number in gone:
+                backend.cancel(number)
+            backend.cancel(77)  # nobody
+        for event in backend.step():
+            found[event.number].add(event)
+    assert not backend.busy
+    assert backend.usage().free_blocks == CHUNKED.num_blocks
+    for (number, outcome), request in zip(found.items(), requests, strict=True):
+        if number in gone:
+            assert outcome.finish in ("cancelled", "stop", "length")
+        else:
+            assert model.is_greedy(request, outcome.tokens, outcome.finish)
+    assert found[9].finish == "cancelled"
+
+
+@pytest.mark.parametrize("limits", [ROOMY, CRAMPED], ids=["roomy", "cramped"])
+def test_a_seed_draws_the_same_in_any_company(name: str, limits: Limits, tiny: Tiny) -> None:
+    requests = [Request((5, 6, 7, 8), 40, Sampling(1.0, 0.9, seed)) for seed in (1, 2, 3, 1)]
+    together = [one.tokens for one in serve(tiny(None).make(name, limits), requests)]
+    alone = [serve(tiny(None).make(name, ROOMY), [one])[0].tokens for one in requests[:3]]
+    assert together[:3] == alone
+    assert together[0] == together[3]
+    assert len({tuple(one) for one in together}) == 3
+
+
+def test_what_can_never_finish_is_refused(name: str, tiny: Tiny) -> None:
+    backend = tiny(None).make(name, CRAMPED)
+    for request, why in (
+        (Request((5,) * 150, 11), "161"),
+        (Request((), 4), "at least one"),
+        (Request((5,), 0), "at least one"),
+        (Request((512,), 4), "vocabulary"),
+    ):
+        with pytest.raises(RequestError, match=why):
+            backend.submit(request)
+    assert not backend.busy
+
+
+def test_the_engine_guides_by_a_schema(tiny: Tiny) -> None:
+    backend = tiny(None).make("engine", ROOMY)
+    assert backend.guides
+    properties = {"cats": {"enum": [1, 2]}}
+    schema = {"type": "object", "properties": properties, "required": ["cats"], "additionalProperties": False}
+    requests = [
+        Request((5, 6), 40, guidance=Guidance("regex", "[ab]{3}c")),
+        Request((5, 6), 120, guidance=Guidance("json_schema", json.dumps(schema))),
+        Request((5, 6), 8),
+        Request((5, 6), 8, guidance=Guidance("json_schema", "no schema")),
+    ]
+    by_regex, by_schema, plain, broken = serve(backend, requests)
+    decode = tiny(None).served.tokenizer.decode
+    assert re.fullmatch("[ab]{3}c", decode(by_regex.tokens))
+    assert re.fullmatch(r'\{\s*"cats"\s*:\s*[12]\s*\}?\s*', decode(by_schema.tokens))  # white space may go on for ever
+    assert tiny(None).is_greedy(requests[2], plain.tokens, plain.finish)
+    assert broken.finish == "failed"
+
+
+@pytest.mark.eval
+@pytest.mark.skipif(not EVAL.is_dir(), reason=f"{EVAL} is absent: it lies beside the project, not in it")
+@pytest.mark.parametrize("folder", ["stories260K-hf", "mix10m-hf"])
+@pytest.mark.parametrize("bits", [None, 4], ids=["float32", "int4"])
+def test_two_hundred_requests_of_a_trained_model(folder: str, bits: int | None, tmp_path: Path) -> None:
+    model = subject(str(EVAL / folder), tmp_path, bits=bits)
+    requests = mixed(200, model.vocab)
+    for name in BACKENDS:
+        for limits in (CHUNKED, CRAMPED):
+            found = serve(model.make(name, limits), requests, arrival=0.4)
+            assert all(
+                model.is_greedy(request, one.tokens, one.finish) for request, one in zip(requests, found, strict=True)
+            )

@@ -1,0 +1,251 @@
+"""The server over a real socket: OpenAI's forms, errors with their status, clients that leave, and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor.serve.served import Served
+from tests.serve.conftest import Subject
+
+uvicorn = pytest.importorskip("uvicorn", reason="the server is not installed; `pip install .[serve]`")
+pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed; `pip install .[genai]`")
+
+from compressor.serve import http as serving  # noqa: E402  after the skips
+
+ROOT = Path(__file__).parents[2]
+PROMPT = {"model": "tiny", "prompt": "Two cats", "max_tokens": 12, "temperature": 0}
+PATIENCE = 60  # seconds; only a failing test waits that long
+
+
+@dataclass(frozen=True)
+class Client:
+    """HTTP as a client speaks it."""
+
+    port: int
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        connection = self.connect()
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request("GET" if body is None else "POST", path, data, headers)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        return response.status, content.decode() if path == "/metrics" else json.loads(content)
+
+    def complete(self, **changes: Any) -> tuple[int, Any]:
+        return self.ask("/v1/completions", PROMPT | changes)
+
+    def stream(self, path: str = "/v1/completions", **changes: Any) -> list[dict[str, Any]]:
+        connection = self.connect()
+        connection.request("POST", path, json.dumps(PROMPT | {"stream": True} | changes))
+        lines = connection.getresponse().read().decode().split("\n\n")
+        connection.close()
+        assert lines[-2:] == ["data: [DONE]", ""]
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+    def gauge(self, name: str) -> float:
+        lines = self.ask("/metrics")[1].splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"compress_{name} "))
+
+
+def text_of(chunks: list[dict[str, Any]]) -> str:
+    return "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"])
+
+
+@contextlib.contextmanager
+def serving_at(folder: Path, backend: str = "engine", queue: int = 64, **options: Any) -> Iterator[Client]:
+    """A server in this process, on a free port."""
+    served = Served.open(folder)
+    make = served.backend(backend, served.limits(4, cache_tokens=1024, threads=1))
+    server = serving.start(served, make, serving.Options("tiny", **options), queue)
+    runner = uvicorn.Server(uvicorn.Config(server.app(), port=0, log_level="warning"))
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    until(lambda: runner.started)
+    yield Client(runner.servers[0].sockets[0].getsockname()[1])
+    runner.should_exit = True
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def client(tiny: Callable[[int | None], Subject]) -> Iterator[Client]:
+    with serving_at(tiny(4).folder) as found:
+        yield found
+
+
+def test_models_health_and_metrics(client: Client) -> None:
+    assert [one["id"] for one in client.ask("/v1/models")[1]["data"]] == ["tiny"]
+    assert client.ask("/health")[1]["status"] == "ok"
+    client.complete()
+    assert client.gauge("cache_blocks") == 64
+    assert client.gauge("generated_tokens_total") >= 12
+    assert client.gauge("time_to_first_token_seconds_count") >= 1
+
+
+def test_whole_and_streamed_say_the_same(client: Client, tiny: Callable[[int | None], Subject]) -> None:
+    status, whole = client.complete()
+    assert status == 200
+    choice, tokenizer = whole["choices"][0], tiny(4).served.tokenizer
+    assert choice["finish_reason"] == "length"
+    assert whole["usage"] | {"prompt_tokens_details": 0} == {
+        "prompt_tokens": len(tokenizer.encode("Two cats").ids),
+        "completion_tokens": 12,
+        "total_tokens": len(tokenizer.encode("Two cats").ids) + 12,
+        "prompt_tokens_details": 0,
+    }
+    chunks = client.stream(stream_options={"include_usage": True})
+    assert text_of(chunks) == choice["text"]
+    assert chunks[-2]["choices"][0]["finish_reason"] == "length"
+    assert chunks[-1]["usage"]["completion_tokens"] == 12
+    ids = tokenizer.encode("Two cats").ids
+    assert client.complete(prompt=ids)[1]["choices"][0]["text"] == choice["text"]
+
+
+def test_a_stop_ends_and_a_seed_repeats(client: Client) -> None:
+    whole = client.complete()[1]["choices"][0]["text"]
+    stop = whole[len(whole) // 2 :][:3]
+    cut = client.complete(stop=stop)[1]["choices"][0]
+    assert (cut["text"], cut["finish_reason"]) == (whole[: whole.index(stop)], "stop")
+    one, same, other = (client.complete(temperature=1, seed=seed)[1]["choices"][0]["text"] for seed in (1, 1, 2))
+    assert one == same != other
+
+
+def test_output_can_be_held_to_a_schema(client: Client) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    text = client.complete(response_format=form, max_tokens=60)[1]["choices"][0]["text"]
+    assert json.loads(text) == {"n": 7}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "why"),
+    [
+        ({"model": "other"}, 404, "no model 'other'"),
+        ({"n": 2}, 400, "n = 2 is not supported"),
+        ({"tempreature": 1}, 400, "tempreature"),
+        ({"temperature": 3}, 400, "temperature"),
+        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": 5000}, 400, "at most 1024"),
+        ({"prompt": [5] * 600}, 400, "Shorten the prompt"),
+        ({"prompt": [9999]}, 400, "vocabulary"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, 400, "at most 4"),
+        ({"prompt": "x" * (1 << 20)}, 413, "at most"),
+    ],
+)
+def test_a_wrong_request_is_told_why(changes: dict[str, Any], status: int, why: str, client: Client) -> None:
+    found, body = client.complete(**changes)
+    assert found == status
+    assert why in body["error"]["message"]
+
+
+def test_what_is_no_request_is_told_so(client: Client) -> None:
+    assert client.ask("/v1/completions", b"{half")[0] == 400
+    assert client.ask("/v1/completions", b"[]")[0] == 400
+    status, body = client.ask("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "a"}]})
+    assert (status, "no chat template" in body["error"]["message"]) == (400, True)
+    assert client.complete()[0] == 200
+
+
+def test_many_streams_at_once_are_each_right(client: Client) -> None:
+    """24 readers over four places: long and short, and one that reads a byte at a time."""
+    lengths = [3 + (index * 7) % 30 for index in range(24)]
+    expected = {size: client.complete(max_tokens=size)[1]["choices"][0]["text"] for size in set(lengths)}
+    steps = client.gauge("step_seconds_count")
+    slow = threading.Thread(target=read_slowly, args=(client,))
+    slow.start()
+    with ThreadPoolExecutor(24) as pool:
+        found = list(pool.map(lambda size: text_of(client.stream(max_tokens=size)), lengths))
+    slow.join()
+    assert found == [expected[size] for size in lengths]
+    assert client.gauge("step_seconds_count") - steps < sum(lengths)
+    assert client.gauge("cache_blocks_used") == 0
+
+
+def request_bytes(**changes: Any) -> bytes:
+    body = json.dumps(PROMPT | {"stream": True} | changes)
+    return f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def read_slowly(client: Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.port), PATIENCE) as reader:
+        reader.sendall(request_bytes())
+        for _ in range(50):
+            reader.recv(1)
+            time.sleep(0.005)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_nobody_waits_for_is_cancelled(stream: bool, client: Client) -> None:
+    before = client.ask("/metrics")[1].count('finish="cancelled"')
+    with socket.create_connection(("127.0.0.1", client.port), PATIENCE) as reader:
+        reader.sendall(request_bytes(stream=stream, max_tokens=480, prompt="One"))
+        until(lambda: client.gauge("requests_running") > 0)
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # gone as if it were killed
+    until(lambda: client.gauge("requests_running") == 0 and client.gauge("cache_blocks_used") == 0)
+    assert client.ask("/metrics")[1].count('finish="cancelled"') >= before
+    assert client.complete()[0] == 200
+
+
+def test_a_full_queue_is_said_at_once_and_a_key_is_asked_for(tiny: Callable[[int | None], Subject]) -> None:
+    key = {"Authorization": "Bearer secret"}
+    with serving_at(tiny(4).folder, "reference", queue=1, api_key="secret") as client:
+        assert client.complete()[0] == 401
+        assert client.ask("/v1/completions", PROMPT, Authorization="Bearer wrong")[0] == 401
+        form = PROMPT | {"response_format": {"type": "json_object"}}
+        assert client.ask("/v1/completions", form, **key)[0] == 400  # the reference does not guide
+        with ThreadPoolExecutor(16) as pool:
+            long = PROMPT | {"max_tokens": 200, "prompt": "One"}
+            statuses = list(pool.map(lambda _: client.ask("/v1/completions", long, **key)[0], range(16)))
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 5  # four places and one in the queue
+
+
+def test_sigterm_finishes_what_was_begun(tiny: Callable[[int | None], Subject]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        client = Client(free.getsockname()[1])
+    command = [sys.executable, ROOT / "cli.py", "serve", tiny(4).folder, "--port", str(client.port), "--name", "tiny"]
+    command += ["--threads", "1"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert server.stderr is not None
+    assert "http://127.0.0.1" in server.stderr.readline()
+    until(lambda: _listens(client.port))
+    with ThreadPoolExecutor(1) as pool:
+        streamed = pool.submit(client.stream, max_tokens=400, prompt="One")
+        until(lambda: client.gauge("requests_running") > 0)
+        server.send_signal(signal.SIGTERM)
+        chunks = streamed.result(PATIENCE)
+    assert chunks[-1]["choices"][0]["finish_reason"] in ("length", "stop")
+    assert server.wait(PATIENCE) in (0, -signal.SIGTERM)
+    assert not _listens(client.port)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

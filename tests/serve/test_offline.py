@@ -1,0 +1,78 @@
+"""`compress generate`: prompts of a file into a file, the same for either batching; a run that was ended goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Outcome
+from tests.serve.conftest import Subject
+
+LINES: list[dict[str, Any]] = [
+    {"prompt": "Two cats", "max_tokens": 12},
+    {"prompt": "One fox and", "max_tokens": 5, "id": "fox"},
+    {"tokens": [5, 6, 7], "max_tokens": 9},
+    {"prompt": "Two cats", "max_tokens": 12, "temperature": 1, "seed": 3},
+    {"prompt": "Two cats", "max_tokens": 12, "stop": " cats"},
+]
+
+
+def answers(path: Path) -> dict[Any, dict[str, Any]]:
+    return {one["id"]: one for one in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, LINES)) + "\n", encoding="utf-8")
+    return path
+
+
+def test_both_batchings_answer_the_same_and_a_second_run_goes_on(
+    compress: Callable[..., Outcome], tiny: Callable[[int | None], Subject], prompts: Path, tmp_path: Path
+) -> None:
+    folder, found = tiny(4).folder, []
+    for batching in ("continuous", "static"):
+        place = tmp_path / f"{batching}.jsonl"
+        call = ("generate", folder, "--prompts", prompts, "-o", place, "--batching", batching, "--max-batch", 2)
+        assert compress(*call, "--backend", "reference", "--json").json()["answered"] == len(LINES)
+        found.append(answers(place))
+    assert found[0] == found[1]
+    assert set(found[0]) == {0, "fox", 2, 3, 4}
+    assert " cats" not in found[0][4]["text"]
+    assert len(found[0][2]["tokens"]) == 9
+    lines = place.read_text(encoding="utf-8").splitlines(keepends=True)
+    place.write_text("".join(lines[:2]) + lines[2][:10], encoding="utf-8")  # killed while it wrote the third
+    assert compress(*call, "--backend", "reference", "--json").json()["answered"] == len(LINES) - 2
+    assert answers(place) == found[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "prompts.jsonl:1: not JSON"),
+        ('{"prompt": "a", "tokens": [1]}', "prompts.jsonl:1: a prompt is an object"),
+        ('{"prompt": "a", "max_token": 3}', "prompts.jsonl:1: a prompt is an object"),
+        ('{"prompt": "a", "seed": "x"}', "prompts.jsonl:1"),
+        ('{"prompt": "a", "max_tokens": 9000}', "Shorten the prompt"),
+        ('{"prompt": "a", "id": 1}\n{"prompt": "a", "id": 1}', "two prompts have one id"),
+    ],
+)
+def test_a_wrong_prompt_is_named_before_anything_is_computed(
+    line: str, why: str, compress: Callable[..., Outcome], tiny: Callable[[int | None], Subject], prompts: Path
+) -> None:
+    prompts.write_text(line, encoding="utf-8")
+    ended = compress("generate", tiny(4).folder, "--prompts", prompts, "--backend", "reference")
+    assert (ended.code, why in ended.err) == (2, True)
+    assert not prompts.with_suffix(".out.jsonl").exists()
+
+
+def test_a_folder_without_a_twin_says_what_to_do(
+    compress: Callable[..., Outcome], prompts: Path, tmp_path: Path
+) -> None:
+    ended = compress("generate", tmp_path, "--prompts", prompts)
+    assert (ended.code, "compress run" in ended.err) == (2, True)
