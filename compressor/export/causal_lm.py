@@ -38,12 +38,14 @@ from compressor.export.checkpoint import DTYPES, attention
 from compressor.export.decoder_module import PAST, TOTAL, DecoderModule
 from compressor.export.tracing import SEQUENCE, quiet
 from compressor.export.unloaded import Unloaded
+from compressor.providers import environment
 from compressor.session import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ONNX_DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+SHARE_OF_MEMORY = 0.5  # of what is free, that a reference may take
 TOTALS = {f"{PAST} + {SEQUENCE}": TOTAL, f"{SEQUENCE} + {PAST}": TOTAL}
 CACHE = re.compile(r"(?<=^past_key_values\.)\d+(?=\.)|(?<=^present\.)\d+(?=\.)")
 
@@ -67,12 +69,21 @@ def export(origin: Unloaded, opset: int) -> ir.Model:
 
 
 def prove(origin: Unloaded, graph: Path, dtype: str = "float32") -> list[proof.Difference]:
-    """The graph against torch in every way a decoder is called. Raises: LimitMissedError when they differ."""
+    """The graph against torch in every way a decoder is called; what cannot be compared is said in the facts.
+
+    Raises: LimitMissedError when they differ.
+    """
+    plan, memory = reference.Plan.of(origin), environment.memory()
+    if memory and plan.held_bytes > SHARE_OF_MEMORY * memory[0]:
+        needed = f"{plan.held_bytes / 1e9:.1f} GB of {memory[0] / 1e9:.1f} GB free"
+        origin.facts["fallbacks"].append(f"proof: not compared with torch, whose weights would take {needed}")
+        return []
     whole = load_model(graph)
     graph_model = bfloat16.runnable(whole) if dtype == "bfloat16" else whole
     sizes = Decoder.of(graph_model)
     assert sizes is not None  # the interface that export gave it
-    model = reference.load(origin)
+    model = reference.load(origin, plan)
+    origin.facts["reference"], origin.facts["not_compared"] = plan.sentence, _not_compared(origin)
     ids = decoder_cases.texts(sizes.vocab)
     with torch.no_grad(), quiet():
         logits = model(input_ids=torch.from_numpy(ids), use_cache=False).logits.float().numpy()
@@ -84,6 +95,16 @@ def prove(origin: Unloaded, graph: Path, dtype: str = "float32") -> list[proof.D
     with quiet():
         cases = decoder_cases.cases(sizes, ids, logits)
         return proof.prove(graph_model, cases, ONNX_DTYPES[dtype], proof.Source(model, run), lean=True)
+
+
+def _not_compared(origin: Unloaded) -> list[str]:
+    """What the proof's texts are too short to show."""
+    window = getattr(origin.model.config.get_text_config(), "sliding_window", None)
+    beyond = isinstance(window, int) and window >= decoder_cases.LENGTH
+    return [
+        f"texts longer than {decoder_cases.LENGTH} tokens",
+        *([f"attention beyond its window of {window} tokens"] if beyond else []),
+    ]
 
 
 def _as_float32(array: NDArray[np.generic]) -> torch.Tensor:

@@ -7,6 +7,7 @@ large    loaded as it is stored, which maps the shards and copies nothing; a mod
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from compressor.export import unloaded
 from compressor.export.shards import Shards
+from compressor.export.unloaded import Unloaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,14 +23,40 @@ if TYPE_CHECKING:
 HELD_BELOW_BYTES = 1 << 30  # in float32; above, memory would grow with the model
 
 
-def load(origin: unloaded.Unloaded) -> PreTrainedModel:
+@dataclass(frozen=True)
+class Plan:
+    """How a checkpoint will be held while torch computes the reference, and what that needs of memory."""
+
+    dtype: torch.dtype
+    parameters: int
+    is_mapped: bool  # stored as it is computed with; converted tensors and mixed types are copied
+
+    @classmethod
+    def of(cls, origin: Unloaded) -> Plan:
+        stored = Shards.of(origin.folder).stored_dtypes
+        parameters = sum(nbytes // dtype.itemsize for dtype, nbytes in stored.items())
+        if 4 * parameters < HELD_BELOW_BYTES or not stored:
+            return cls(torch.float32, parameters, is_mapped=False)
+        widest = max(stored, key=lambda dtype: dtype.itemsize)
+        converted = any(len(one.names) > 1 for one in origin.origins.values())
+        return cls(widest, parameters, is_mapped=len(stored) == 1 and not converted)
+
+    @property
+    def held_bytes(self) -> int:
+        return 0 if self.is_mapped else self.dtype.itemsize * self.parameters
+
+    @property
+    def sentence(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        how = "mapped" if self.is_mapped else "held"
+        return f"weights {how} in {name}, computed in float32"
+
+
+def load(origin: Unloaded, plan: Plan) -> PreTrainedModel:
     """A model that computes in float32, whatever its weights are stored in."""
-    stored = Shards.of(origin.folder).stored_dtypes
-    parameters = sum(nbytes // dtype.itemsize for dtype, nbytes in stored.items())
-    if 4 * parameters < HELD_BELOW_BYTES or set(stored) == {torch.float32}:
-        return unloaded.load_whole(origin.folder, origin.attention, torch.float32)
-    widest = max(stored, key=lambda dtype: dtype.itemsize)
-    model = unloaded.load_whole(origin.folder, origin.attention, widest)
+    model = unloaded.load_whole(origin.folder, origin.attention, plan.dtype)
+    if plan.dtype == torch.float32:
+        return model
     exact = unloaded.build(model.config, origin.attention, torch.float32)
     for name, buffer in exact.named_buffers():
         if name not in model.state_dict():  # computed, and in a narrow type it would be rounded

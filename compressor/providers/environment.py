@@ -30,21 +30,21 @@ BOTH = ("onnxruntime", "onnxruntime-gpu")
 def examine() -> dict[str, Any]:
     """Facts and problems; a provider is `works` or the reason and the remedy."""
     providers = {name: libraries.obstacle(name) or WORKS for name in _known()}
-    memory, disk = _memory(), shutil.disk_usage(".").free
+    free_memory, disk = memory(), shutil.disk_usage(".").free
     facts = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "versions": versions(),
         "kernel tables": ", ".join(kernels.versions()),
         "cores": os.cpu_count(),
         "matrix units": _matrix_units(),
-        "memory": _memory_line(memory),
+        "memory": _memory_line(free_memory),
         "disk free here": f"{disk / 1e9:.1f} GB",
         "compiler": shutil.which("cc") or shutil.which("cl") or "none",
         "device": _device(),
         "device packages": {name: found for name in DEVICE_PACKAGES if (found := _version(name))} or "none",
         "providers": providers,
     }
-    return facts | {"problems": list(_problems(providers, memory, disk)) or ["none"]}
+    return facts | {"problems": list(_problems(providers, free_memory, disk)) or ["none"]}
 
 
 def _known() -> list[str]:
@@ -109,7 +109,7 @@ def _matrix_units() -> str:
     return "AMX bfloat16" if torch.cpu._is_amx_tile_supported() else "none; products run in float32"
 
 
-def _memory() -> tuple[int, int] | None:
+def memory() -> tuple[int, int] | None:
     """Available and total bytes, where the system says so."""
     table = Path("/proc/meminfo")
     if not table.is_file():
