@@ -26,6 +26,7 @@ from compressor.export import (
     bfloat16,
     canonical,
     decoder_cases,
+    exporters,
     layers,
     proof,
     reference,
@@ -44,7 +45,6 @@ from compressor.session import load_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ONNX_DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 SHARE_OF_MEMORY = 0.5  # of what is free, that a reference may take
 TOTALS = {f"{PAST} + {SEQUENCE}": TOTAL, f"{SEQUENCE} + {PAST}": TOTAL}
 CACHE = re.compile(r"(?<=^past_key_values\.)\d+(?=\.)|(?<=^present\.)\d+(?=\.)")
@@ -94,7 +94,7 @@ def prove(origin: Unloaded, graph: Path, dtype: str = "float32") -> list[proof.D
 
     with quiet():
         cases = decoder_cases.cases(sizes, ids, logits)
-        return proof.prove(graph_model, cases, ONNX_DTYPES[dtype], proof.Source(model, run), lean=True)
+        return proof.prove(graph_model, cases, exporters.DTYPES[dtype], proof.Source(model, run), lean=True)
 
 
 def _not_compared(origin: Unloaded) -> list[str]:

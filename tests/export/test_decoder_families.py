@@ -46,7 +46,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmoe": ("OlmoeConfig", GATED | EXPERTS),
     "granitemoe": ("GraniteMoeConfig", GATED | {"num_local_experts": 4}),
     "gpt_oss": ("GptOssConfig", HEADS | WINDOW | {"num_local_experts": 4, "num_experts_per_tok": 2}),
-    "deepseek_v3": ("DeepseekV3Config", {"intermediate_size": 96, "first_k_dense_replace": 1, **LATENT, **ROUTED}),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        GATED | LATENT | ROUTED | {"num_key_value_heads": 4, "first_k_dense_replace": 1},
+    ),
     "olmo": ("OlmoConfig", GATED),
     "olmo2": ("Olmo2Config", GATED),
     "olmo3": ("Olmo3Config", GATED | WINDOW),

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from compressor.decoder import LOGITS, MASK
 from compressor.errors import LimitMissedError, RequestError
-from compressor.export import causal_lm, proof, provenance
+from compressor.export import causal_lm, proof, provenance, reference
 from compressor.export.proof import Case
+from compressor.providers import environment
 from compressor.session import load_model, save_model
+from tests import decoders
 from tests.decoders import Exported
 
 CASES = ["prefill", "prefill of 3", "padded", "decode", "chunked"]
@@ -67,6 +70,29 @@ def test_a_graph_that_ignores_its_mask_fails_where_rows_are_padded(
     save_model(model, tmp_path / "blind.onnx")
     with pytest.raises(LimitMissedError, match="case 'padded'"):
         causal_lm.prove(llama.origin, tmp_path / "blind.onnx")
+
+
+def test_a_large_checkpoint_is_mapped_and_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 14 GB of bfloat16 would be: the reference holds none of it, and loses none of its digits."""
+    monkeypatch.setattr(reference, "HELD_BELOW_BYTES", 0)
+    decoders.random_model("gpt2").bfloat16().save_pretrained(tmp_path)
+    origin = causal_lm.load(tmp_path, 21)
+    save_model(causal_lm.export(origin, 21), tmp_path / "model.onnx")
+    plan = reference.Plan.of(origin)
+    assert (plan.is_mapped, plan.held_bytes, plan.dtype) == (True, 0, torch.bfloat16)
+    assert all(one.difference < 1e-5 for one in causal_lm.prove(origin, tmp_path / "model.onnx"))
+    assert origin.facts["reference"] == "weights mapped in bfloat16, computed in float32"
+
+
+def test_a_reference_that_does_not_fit_is_said(
+    exported: Callable[[str], Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llama = exported("llama")
+    monkeypatch.setattr(environment, "memory", lambda: (100_000, 200_000))
+    monkeypatch.setitem(llama.origin.facts, "fallbacks", [])
+    assert causal_lm.prove(llama.origin, llama.path) == []
+    (said,) = llama.origin.facts["fallbacks"]
+    assert said.startswith("proof: not compared with torch, whose weights would take 0.0 GB of 0.0 GB free")
 
 
 def test_what_is_not_a_number_is_no_agreement() -> None:
