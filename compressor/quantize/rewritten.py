@@ -42,8 +42,12 @@ class Rewritten:
 
 def label(node: ir.Node) -> str:
     """What a node is called in tables and by `exclude`: its weight, its name or its output."""
-    weight = next((value for value in node.inputs[1:2] if value is not None and value.is_initializer()), None)
-    return str((weight.name if weight is not None else None) or node.name or node.outputs[0].name)
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    producer = weight.producer() if weight is not None else None
+    if producer is not None and producer.op_type == "Transpose":
+        weight = producer.inputs[0]
+    named = weight is not None and weight.is_initializer()
+    return str((weight.name if named and weight is not None else None) or node.name or node.outputs[0].name)
 
 
 def refuse_quantized(model: ir.Model, path: Path) -> None:
