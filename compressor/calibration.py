@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,17 +26,23 @@ from compressor.sources import TOKENIZER
 
 BUILTIN = "builtin"
 TOKENS = ".npy"  # windows already tokenized
+MESSAGES = "messages"  # of a row that is a conversation: [{"role": ..., "content": ...}, ...]
 Split = Literal["calibration", "heldout"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of one source. `running`: one text whose pieces follow each other, so no BOS goes between them."""
+    """Documents of one source.
+
+    running: one text whose pieces follow each other, so no BOS goes between them. conversations: each document is a
+    JSON list of messages, which the model's chat template makes a text of.
+    """
 
     documents: tuple[str, ...] = field(repr=False)
     source: str
     sha256: str
     running: bool = False
+    conversations: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,21 @@ class Vocabulary:
     def encode(self, documents: Sequence[str]) -> list[list[int]]:
         """Tokens of each document, no special token added."""
         return [one.ids for one in self._tokenizer().encode_batch(list(documents), add_special_tokens=False)]
+
+    def render(self, conversations: Sequence[str]) -> list[str]:
+        """JSON lists of messages as the model's chat template writes them, the special tokens in their places.
+
+        Raises: RequestError when the folder has no template, or the template refuses the messages.
+        """
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(self.folder), local_files_only=True)
+        if not tokenizer.chat_template:
+            raise RequestError(f"{self.folder}: its tokenizer has no chat template, and rows of `messages` need one")
+        try:
+            return [tokenizer.apply_chat_template(json.loads(one), tokenize=False) for one in conversations]
+        except Exception as error:  # a template is a program of its own
+            raise RequestError(f"{self.folder}: its chat template refuses the messages: {_line(error)}") from None
 
     def frame(self) -> tuple[list[int], list[int]]:
         """The special tokens that an encoder has before and after a text: [CLS] and [SEP] for BERT."""
@@ -195,17 +216,23 @@ def _token_rows(options: Calibration) -> tuple[NDArray[np.int64], dict[str, Any]
 
 
 def _stream(corpus: Corpus, vocabulary: Vocabulary) -> list[int]:
-    """The whole corpus as one run of tokens; BOS before each document of a collection."""
+    """The whole corpus as one run of tokens."""
+    return [token for ids in _encoded(corpus, vocabulary) for token in ids]
+
+
+def _encoded(corpus: Corpus, vocabulary: Vocabulary) -> list[list[int]]:
+    """Tokens of each document; BOS before those of a collection, but for conversations, whose template has its own."""
+    if corpus.conversations:
+        return vocabulary.encode(vocabulary.render(corpus.documents))
     bos = [] if corpus.running or vocabulary.bos is None else [vocabulary.bos]
-    return [token for ids in vocabulary.encode(corpus.documents) for token in (*bos, *ids)]
+    return [[*bos, *ids] for ids in vocabulary.encode(corpus.documents)]
 
 
 def _document_rows(corpus: Corpus, vocabulary: Vocabulary, options: Perplexity) -> list[list[int]]:
     """BOS and a document a row, until `tokens` are predicted; the last row is cut to end there."""
-    bos = [] if vocabulary.bos is None else [vocabulary.bos]
     rows, left = [], options.tokens
-    for ids in vocabulary.encode(corpus.documents):
-        row = [*bos, *ids][: min(options.length, left + 1)]
+    for ids in _encoded(replace(corpus, running=False), vocabulary):
+        row = ids[: min(options.length, left + 1)]
         if len(row) > 1 and left > 0:
             rows.append(row)
             left -= len(row) - 1
@@ -224,33 +251,42 @@ def _from_file(path: Path) -> Corpus:
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise RequestError(f"{path}: text is read from {', '.join(sorted(_READERS))}; convert it to one of these")
-    documents, running = reader(path)
-    return Corpus(tuple(documents), path.name, _sha256("\0".join(documents)), running)
+    return reader(path)
 
 
-def _plain(path: Path) -> tuple[list[str], bool]:
-    return [_file(path)], True
+def _collection(rows: Iterable[object], name: str, where: str) -> Corpus:
+    """Rows of text, or of conversations, as one corpus; one kind alone."""
+    given = list(rows)
+    kinds = {isinstance(row, dict) and isinstance(row.get(MESSAGES), list) for row in given}
+    if len(kinds) > 1:
+        raise RequestError(f"{where}: some rows hold `{MESSAGES}` and some do not; keep one kind")
+    documents = [_text_of(row, where) for row in given]
+    return Corpus(tuple(documents), name, _sha256("\0".join(documents)), conversations=kinds == {True})
 
 
-def _json(path: Path) -> tuple[list[str], bool]:
-    """A JSON list, or JSON lines, of strings or of objects with `text`."""
+def _plain(path: Path) -> Corpus:
+    return Corpus((_file(path),), path.name, _sha256(_file(path)), running=True)
+
+
+def _json(path: Path) -> Corpus:
+    """A JSON list, or JSON lines, of strings or of objects with `text` or `messages`."""
     text = _file(path)
     lines = [line for line in text.split("\n") if line.strip()]  # splitlines would cut strings at U+2028 as well
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
     except ValueError as error:
         raise RequestError(f"{path}: not JSON: {error}") from None
-    return [_text_of(row, str(path)) for row in rows], False
+    return _collection(rows, path.name, str(path))
 
 
-def _parquet(path: Path) -> tuple[list[str], bool]:
+def _parquet(path: Path) -> Corpus:
     from datasets import load_dataset
 
     try:
         rows = load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:  # as many kinds as pyarrow and datasets have between them
         raise RequestError(f"{path}: not a readable parquet file: {_line(error)}") from None
-    return [_text_of(row, str(path)) for row in rows], False
+    return _collection(rows, path.name, str(path))
 
 
 _READERS = {
@@ -275,14 +311,17 @@ def _from_dataset(source: str, split: Split) -> Corpus:
         raise MachineError(f"{source}: the hub cannot be reached ({_line(error)}); name a local file") from error
     except Exception as error:  # datasets raises many kinds, all of them about the request
         raise RequestError(f"{source}: neither a file nor a dataset that can be loaded ({_line(error)})") from error
-    documents = [_text_of(row, source) for row in rows]
-    return Corpus(tuple(documents), source, _sha256("\0".join(documents)))
+    return _collection(rows, source, source)
 
 
 def _text_of(row: object, source: str) -> str:
+    if isinstance(row, dict) and isinstance(row.get(MESSAGES), list):
+        return json.dumps(row[MESSAGES], sort_keys=True, ensure_ascii=False)
     text = row.get("text") if isinstance(row, dict) else row
     if not isinstance(text, str):
-        raise RequestError(f"{source}: a row is {type(row).__name__}; rows are strings or objects with a `text` string")
+        raise RequestError(
+            f"{source}: a row is {type(row).__name__}; rows are strings or objects with a `text` string or `messages`"
+        )
     return text
 
 

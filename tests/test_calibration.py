@@ -335,3 +335,37 @@ def test_a_source_without_one_window_is_refused(without_bos: Vocabulary, source:
     options = Perplexity.model_validate({"source": path, "windows": windows, "length": 8})
     with pytest.raises(RequestError, match="holds not one window of 8 tokens"):
         heldout(without_bos, options)
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
+
+TEMPLATE = "{% for one in messages %}{{ one.role[0] }}:{{ one.content }};{% endfor %}"
+
+
+def conversations(*contents: str) -> str:
+    rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "bot", "content": one}]} for one in contents]
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def test_conversations_are_written_by_the_chat_template(
+    vocabulary: Vocabulary, source: Callable[[str, str | bytes], str], tmp_path: Path
+) -> None:
+    """What stands before a conversation is the template's to say: no BOS is put there."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    own = Vocabulary(tmp_path, BOS)
+    options = Calibration(source=source("a.jsonl", conversations("abc", "defg")), samples=2, length=11)
+    windows = calibration.calibration_windows(options, own, None)
+    (text,) = vocabulary.encode(["u:hi;b:abc;u:hi;b:defg;"])
+    assert windows.ids.flatten().tolist() == text[:22]
+
+
+def test_conversations_without_a_template_and_mixed_rows_are_refused(
+    vocabulary: Vocabulary, source: Callable[[str, str | bytes], str], tmp_path: Path
+) -> None:
+    options = Calibration(source=source("a.jsonl", conversations("abc")), samples=1, length=8)
+    with pytest.raises(RequestError, match="its tokenizer has no chat template, and rows of `messages` need one"):
+        calibration.calibration_windows(options, vocabulary, None)
+    mixed = conversations("abc") + '\n"text"'
+    with pytest.raises(RequestError, match="some rows hold `messages` and some do not; keep one kind"):
+        calibration.read(source("b.jsonl", mixed), "calibration")

@@ -5,7 +5,6 @@ Reference figures: ../shared/eval/README.md, on the 2000 JPEG pictures.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests import cifar
 from tests.conftest import Outcome
 
-CNN = Path(__file__).parents[2] / "shared" / "eval" / "cnn"
 pytestmark = [
     pytest.mark.eval,
-    pytest.mark.skipif(not CNN.is_dir(), reason=f"{CNN} is absent: it lies beside the project, not in it"),
+    pytest.mark.skipif(
+        not cifar.FOLDER.is_dir(), reason=f"{cifar.FOLDER} is absent: it lies beside the project, not in it"
+    ),
 ]
 ACCURACY = {20: 0.8135, 44: 0.822}
 Compress = Callable[..., Outcome]
@@ -30,7 +31,7 @@ Compress = Callable[..., Outcome]
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """520 pictures of the training set to calibrate on, 2000 of the test set with labels, as pixels."""
     folder = tmp_path_factory.mktemp("pictures")
-    with np.load(CNN / "cifar10_jpeg_test2000_train520.npz") as held:
+    with np.load(cifar.FOLDER / "cifar10_jpeg_test2000_train520.npz") as held:
         np.savez(folder / "calibration.npz", image=held["x_train"])
         np.savez(folder / "labelled.npz", image=held["x_test"], labels=held["y_test"])
     return folder
@@ -39,17 +40,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     folder = tmp_path_factory.mktemp("classifiers")
-    spec = importlib.util.spec_from_file_location("load_resnet_cifar", CNN / "load_resnet_cifar.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loader: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loader)
 
     def export(depth: int) -> Path:
         path = folder / f"resnet{depth}.onnx"
         if not path.exists():
             torch.onnx.export(
-                loader.load(depth), (torch.zeros(2, 3, 32, 32),), str(path), input_names=["image"],
+                cifar.loader().load(depth), (torch.zeros(2, 3, 32, 32),), str(path), input_names=["image"],
                 output_names=["scores"], dynamic_shapes=({0: "batch"},), opset_version=21, verbose=False,
             )  # fmt: skip
         return path
