@@ -152,7 +152,8 @@ def cached_attention(
     merged = "ot = Transpose<perm = [0,2,1,3]>(o)  y = Reshape(ot, flat)"
     return inferred(
         f"""(float[1,S,32] x, float[1,{groups},P,8] past_k, float[1,{groups},P,8] past_v, float[1,S,{groups * 8}] kx,
-             int64[1,T] {padding}) => (float[1,S,32] y, float[1,{groups},T,8] present_k, float[1,{groups},T,8] present_v) {{
+             int64[1,T] {padding})
+            => (float[1,S,32] y, float[1,{groups},T,8] present_k, float[1,{groups},T,8] present_v) {{
             x4 = Reshape(x, queries)  q = Transpose<perm = [0,2,1,3]>(x4)
             k4 = Reshape(kx, grouped)  new_k = Transpose<perm = [0,2,1,3]>(k4)
             vx = Neg(kx)  v4 = Reshape(vx, grouped)  new_v = {new_value}
