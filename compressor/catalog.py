@@ -62,6 +62,9 @@ PASSES = {
     "reshape-merging": GraphPass(
         "passes.reshape_merging:ReshapeMerging", ANYWHERE, "one change of shape instead of several"
     ),
+    "slice-splitting": GraphPass(
+        "passes.slice_splitting:SliceSplitting", ANYWHERE, "one walk over the value instead of one for each piece"
+    ),
     "cast-merging": GraphPass("passes.cast_merging:CastMerging", ANYWHERE, "one change of type instead of several"),
     "transpose-merging": GraphPass(
         "passes.transpose_merging:TransposeMerging",

@@ -130,6 +130,16 @@ def transposes(perm: str, middle: str = "Relu(a)") -> ir.Model:
     )
 
 
+def slices(*bounds: tuple[int, int], opset: int = 17) -> ir.Model:
+    """Pieces of an axis of 6, each under an operator of its own; ends may be negative or past the end."""
+    pieces = " ".join(f"p{i} = Slice(x, s{i}, e{i}, axis)  y{i} = Neg(p{i})" for i in range(len(bounds)))
+    outputs = ", ".join(f"float[2,D{i}] y{i}" for i in range(len(bounds)))
+    numbers = {
+        f"{side}{i}": np.array([at]) for i, pair in enumerate(bounds) for side, at in zip("se", pair, strict=True)
+    }
+    return build(f"(float[2,6] x) => ({outputs}) {{ {pieces} }}", opset, axis=np.array([-1]), **numbers)
+
+
 GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "almost_one": almost_one,
     "branch_shares_a_name": branch_shares_a_name,
@@ -154,6 +164,10 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "small_float_weights": small_float_weights,
     "transposes_cancel": partial(transposes, "[1,2,0]"),
     "transposes_merge": partial(transposes, "[0,2,1]", "Exp(a)"),
+    "slices_overlap": partial(slices, (0, 4), (3, 6)),
+    "slices_tile": partial(slices, (-4, 3), (0, 2), (3, 2**62)),
+    "slices_tile_opset_11": partial(slices, (0, 3), (3, 6), opset=11),
+    "slices_with_a_gap": partial(slices, (0, 2), (3, 6)),
     "two_draws": two_draws,
     "two_limits_of_one_value": two_limits_of_one_value,
 }
