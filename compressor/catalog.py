@@ -179,6 +179,7 @@ FACTORIES = "compressor.export.torch_module:find"  # torch:package.module:factor
 
 # Methods that write a quantized graph themselves, instead of a QTensor for each weight.
 REWRITERS = {
+    "none": "compressor.quantize.keep:quantize",
     "static_qdq": "compressor.quantize.static_qdq:quantize",
 }
 # Methods whose tensors only one operator computes with.

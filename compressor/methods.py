@@ -60,6 +60,10 @@ class Dynamic(Section):
     reduce_range: bool = Field(False, description="7-bit weights, for CPUs whose 8-bit products saturate (no VNNI)")
 
 
+class Keep(Section):
+    """No weight is changed: the artifact has the precision of its export."""
+
+
 class LlmInt8(Section):
     """LLM.int8(), Dettmers et al. 2022 (arXiv 2208.07339): int8 products, outlier columns as they were."""
 

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from compressor import catalog, formats, impossible
 from compressor.errors import RecipeError, RequestError
 from compressor.export import tasks
-from compressor.methods import Codebook, Dynamic, Images, LlmInt8, Section, StaticQdq
+from compressor.methods import Codebook, Dynamic, Images, Keep, LlmInt8, Section, StaticQdq
 
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3, 2]
@@ -115,7 +115,7 @@ class Budget(Section):
 
 
 OnGrid = Rtn | Gptq  # a QTensor for each weight
-Method = OnGrid | Dynamic | LlmInt8 | Codebook | StaticQdq
+Method = OnGrid | Dynamic | LlmInt8 | Codebook | StaticQdq | Keep
 
 
 class Quantize(Section):
@@ -128,6 +128,7 @@ class Quantize(Section):
     nf4: Codebook | None = None
     fp4: Codebook | None = None
     static_qdq: StaticQdq | None = None
+    none: Keep | None = None
     budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
     exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
 
