@@ -161,7 +161,8 @@ def _solver(recipe: Recipe) -> Any:
         return catalog.resolve(catalog.SOLVERS["rtn"])(Grid(7 if method.reduce_range else 8, "absmax"), size)
     assert isinstance(method, OnGrid)  # the others decompose or rewrite
     group_size = PER_TENSOR if method.group_size == "tensor" else method.group_size
-    grid = Grid(method.bits, method.scheme, method.scale_search, catalog.FORMATS[recipe.format].half_scales)
+    half = catalog.FORMATS[recipe.format].half_scales or recipe.export.dtype == "float16"
+    grid = Grid(method.bits, method.scheme, method.scale_search, half)
     own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
     return catalog.resolve(catalog.SOLVERS[options.name])(grid, group_size, **own)
 

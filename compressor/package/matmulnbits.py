@@ -104,7 +104,7 @@ def _replace(model: ir.Model, linear: Linear, tensor: QTensor, accuracy_level: i
     if linear.window is not None:  # the operator multiplies matrices alone
         return convolutions.replace(model, linear, tensor)
     packed = pack(tensor)
-    arrays: dict[str, NDArray[Any]] = {"codes": packed.codes, "scales": packed.scales}
+    arrays: dict[str, NDArray[Any]] = {"codes": packed.codes, "scales": packed.scales.astype(linear.dtype, copy=False)}
     if packed.zeros is not None:
         arrays["zero_points"] = packed.zeros
     constants = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]

@@ -25,8 +25,9 @@ def replace_linears(model: ir.Model, linears: list[Linear], load: Callable[[str]
 def _replace(model: ir.Model, linear: Linear, tensor: QTensor) -> int:
     if linear.window is not None:
         return convolutions.replace(model, linear, tensor)
-    arrays = dequantized.constants(tensor).items()
-    inputs = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays]
+    arrays = dequantized.constants(tensor)
+    arrays["scales"] = arrays["scales"].astype(linear.dtype, copy=False)  # it decides the type of the product
+    inputs = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
     weight = ir.node("DequantizeLinear", inputs, dequantized.attributes(tensor), name=f"{linear.name}.dequantized")
     product = ir.node("MatMul", [products.input_of(linear), weight.outputs[0]], name=linear.node.name)
     products.replace(model, linear, [weight, product])

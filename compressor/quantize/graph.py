@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +31,7 @@ from compressor.session import open_session
 
 # A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
 # than keeping a [batch, 1, sequence, sequence] mask for every batch.
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantized
 REMADE_BELOW_BYTES = 1 << 16
 # Up to here attention is faster with its scores stored than in tiles (10 ms for 24, 8 heads of 64, two cores).
 PLAIN_ATTENTION_TOKENS = 1024
@@ -51,6 +53,12 @@ class Linear:
     @property
     def y(self) -> ir.Value:
         return self.node.outputs[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the graph multiplies in: float32 or float16; statistics and solvers see float32."""
+        assert self.weight.const_value is not None  # held by find_linears
+        return self.weight.const_value.dtype.numpy()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -193,8 +201,9 @@ class Flow:
         self._weights = list(zip(segment.linears, rounded, strict=True))
 
     def _products(self, x: Tensor) -> Feeds:
-        """y = x @ W (+ b) of each linear by name, float32, in the shape of x."""
-        return {str(linear.y.name): linear.product(x, weight).numpy() for linear, weight in self._weights}
+        """y = x @ W (+ b) of each linear by name, of the graph's type, in the shape of x."""
+        products = ((linear, linear.product(x, weight).numpy()) for linear, weight in self._weights)
+        return {str(linear.y.name): y.astype(linear.dtype, copy=False) for linear, y in products}
 
 
 class _Plan:
@@ -314,7 +323,7 @@ def _state_types(model: ir.Model) -> None:
 
 
 def _as_linear(node: ir.Node, model: ir.Model) -> Linear | None:
-    """MatMul(x, W), MatMul(x, Transpose(W)) or Gemm(x, W, b), with W a float32 matrix that nobody can override."""
+    """MatMul(x, W), MatMul(x, Transpose(W)) or Gemm(x, W, b), with W a float matrix that nobody can override."""
     if node.domain or node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2:
         return None
     x, weight = node.inputs[0], node.inputs[1]
@@ -329,7 +338,7 @@ def _as_linear(node: ir.Node, model: ir.Model) -> Linear | None:
         if weight is None or (perm is not None and list(perm.as_ints()) != [1, 0]):
             return None
     constant = weight.const_value
-    if constant is None or weight.is_graph_input() or constant.dtype != ir.DataType.FLOAT or len(constant.shape) != 2:
+    if constant is None or weight.is_graph_input() or constant.dtype not in FLOATS or len(constant.shape) != 2:
         return None
     if x.const_value is not None or (node.op_type == "Gemm" and not _plain_gemm(node, bias)):
         return None
@@ -416,9 +425,9 @@ def _return_free_memory() -> None:
 
 
 def _tensor(value: ir.Value) -> Tensor:
-    """A constant as torch sees it; copied, for torch takes no read-only memory."""
+    """A constant as torch sees it, in float32; copied, for torch takes no read-only memory."""
     assert value.const_value is not None  # held by find_linears
     array = np.array(value.const_value.numpy())
     if isinstance(value.const_value, ir.ExternalTensor):
         value.const_value.release()  # the mapped file would count as memory until the end
-    return torch.from_numpy(array)
+    return torch.from_numpy(array).float()
