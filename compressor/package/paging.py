@@ -20,6 +20,7 @@ from compressor.package.attention import ALL_TOKENS, CONTRIB, Attention
 from compressor.package.scribe import Scribe
 
 LAST = 2**63 - 1  # the end of a slice that has none
+TILE = 32  # tokens of a request that attend together
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,20 @@ class Given:
 
 @dataclass(frozen=True)
 class Step:
-    """What a call computes once for all layers. `longest`: most tokens that one request brings."""
+    """What a call computes once for all layers.
+
+    A request's tokens are cut into tiles of one width, each a row of the attention with what lies before it as its
+    past: one long prompt among steps of one token would fill up every row to its own length otherwise (eight rows, one
+    of them 248 tokens long, of the built-in model on a busy machine: 590 ms without tiles, 254 ms with).
+    """
 
     position: ir.Value  # [tokens] of each token in its request
     place: ir.Value  # [tokens, 2] block and slot where each token's key and value go
     last: ir.Value  # [batch] index of each request's last token
-    spread: ir.Value  # [batch, longest] index of each request's tokens; the row is filled up with any
-    packed: ir.Value  # [tokens] the inverse: index of each token among batch * longest
-    source: ir.Value  # [batch, keys, 2] block and slot of each request's keys; the row is filled up with its first
-    query_position: ir.Value  # [batch, 1, longest, 1]
+    spread: ir.Value  # [tiles, width] index of each tile's tokens; the last of a request is filled up with any
+    packed: ir.Value  # [tokens] the inverse: index of each token among tiles * width
+    source: ir.Value  # [tiles, keys, 2] block and slot of each tile's keys; the row is filled up with its first
+    query_position: ir.Value  # [tiles, 1, width, 1]
     key_position: ir.Value  # [1, 1, 1, keys]
 
 
@@ -53,8 +59,7 @@ def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
     starts, ends = op("Slice", cumulative, [0], [-1]), op("Slice", cumulative, [1], [LAST])
     count = op("Squeeze", op("Shape", ids))
     token = op("Range", 0, count, 1)
-    passed = op("GreaterOrEqual", op("Unsqueeze", token, [1]), op("Unsqueeze", ends, [0]))
-    row = op("ReduceSum", op("Cast", passed, to=ir.DataType.INT64), [1], keepdims=0)
+    row = _row(op, token, ends)
     offset = op("Sub", token, op("Gather", starts, row))
     position = op("Add", op("Gather", past, row), offset)
 
@@ -63,27 +68,37 @@ def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
     block = op("GatherND", table, _columns(op, row, nth_block))
 
     lengths = op("Sub", ends, starts)
-    longest = op("ReduceMax", lengths, keepdims=0)
-    column = op("Range", 0, longest, 1)
-    spread = op("Add", op("Unsqueeze", starts, [1]), column)
-    keys = op("Add", past, lengths)
+    width = op("Min", op("ReduceMax", lengths, keepdims=0), TILE)
+    tiles = op("Div", op("Add", lengths, op("Sub", width, 1)), width)
+    tile_ends = op("CumSum", tiles, 0)
+    tile = op("Range", 0, op("ReduceSum", tiles, keepdims=0), 1)
+    row_of_tile = _row(op, tile, tile_ends)
+    first_tile = op("Sub", tile_ends, tiles)
+    begin = op("Mul", op("Sub", tile, op("Gather", first_tile, row_of_tile)), width)  # in the tokens of its request
+
+    column = op("Range", 0, width, 1)
+    spread = op("Add", op("Unsqueeze", op("Add", op("Gather", starts, row_of_tile), begin), [1]), column)
+    before = op("Add", op("Gather", past, row_of_tile), begin)
+    keys = op("Min", op("Gather", op("Add", past, lengths), row_of_tile), op("Add", before, width))
     key = op("Range", 0, op("ReduceMax", keys, keepdims=0), 1)
     own = op("Where", op("Less", key, op("Unsqueeze", keys, [1])), key, 0)
-    block_of_key = op("GatherElements", table, op("Div", own, block_size), axis=1)
+    tables = op("Gather", table, row_of_tile)
+    block_of_key = op("GatherElements", tables, op("Div", own, block_size), axis=1)
+    tile_of_token = op("Add", op("Gather", first_tile, row), op("Div", offset, width))
     return Step(
         position=position,
         place=_columns(op, block, op("Mod", position, block_size)),
         last=op("Sub", ends, 1),
         spread=op("Min", spread, op("Sub", count, 1)),
-        packed=op("Add", op("Mul", row, longest), offset),
+        packed=op("Add", op("Mul", tile_of_token, width), op("Mod", offset, width)),
         source=_columns(op, block_of_key, op("Mod", own, block_size)),
-        query_position=op("Unsqueeze", op("Add", op("Unsqueeze", past, [1]), column), [1, 3]),
+        query_position=op("Unsqueeze", op("Add", op("Unsqueeze", before, [1]), column), [1, 3]),
         key_position=op("Unsqueeze", key, [0, 1, 2]),
     )
 
 
 def visible(op: Scribe, step: Step, window: int) -> ir.Value:
-    """[batch, 1, longest, keys] true where a query may look."""
+    """[tiles, 1, width, keys] true where a query may look."""
     seen = op("LessOrEqual", step.key_position, step.query_position)
     if window == ALL_TOKENS:
         return seen
@@ -146,6 +161,12 @@ def sizes(pool: ir.Value) -> tuple[int, int]:
     assert isinstance(heads, int)  # held by Decoder.of
     assert isinstance(size, int)
     return heads, size
+
+
+def _row(op: Scribe, index: ir.Value, ends: ir.Value) -> ir.Value:
+    """Which part each index falls into, of parts that end at `ends`."""
+    passed = op("GreaterOrEqual", op("Unsqueeze", index, [1]), op("Unsqueeze", ends, [0]))
+    return op("ReduceSum", op("Cast", passed, to=ir.DataType.INT64), [1], keepdims=0)
 
 
 def _columns(op: Scribe, *values: ir.Value) -> ir.Value:

@@ -14,7 +14,7 @@ import passes
 from compressor import catalog, decoder
 from compressor.decoder import Decoder
 from compressor.errors import RequestError
-from compressor.package import attention, paged, window
+from compressor.package import attention, paged, paging, window
 from compressor.paged_decoder import PAGED_CONFIG, PAGED_MODEL, PagedSession, Row, feeds
 from compressor.recipe import Paged
 from compressor.session import external_files, load_model
@@ -59,6 +59,22 @@ def test_ragged_requests_in_chunks_are_as_each_alone(twin: tuple[Exported, ir.Mo
         for at, logits in zip(taking, session.step(rows), strict=True):
             done[at] += counts[at]
             np.testing.assert_allclose(logits, model.alone(texts[at])[done[at] - 1], atol=ROUNDING)
+
+
+def test_tiles_of_any_width_say_the_same(exported: Callable[[str], Exported], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request longer than a tile, beside shorter ones, with and without a past."""
+    rows = [[Row(tokens(size).tolist(), past, blocks) for size, past, blocks in each] for each in (
+        [(11, 0, (9, 2, 14, 5, 6)), (3, 0, (7, 1))],
+        [(1, 11, (9, 2, 14, 5, 6)), (5, 3, (7, 1)), (13, 0, (0, 11, 3, 12))],
+    )]  # fmt: skip
+    found = []
+    for width in (64, 4, 1):
+        monkeypatch.setattr(paging, "TILE", width)
+        session = PagedSession(paged.convert(exported("llama").graph(), CONTEXT), 16, 4, exact=True, fill=np.nan)
+        found.append([session.step(each) for each in rows])
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(one, same, atol=ROUNDING)
 
 
 def test_what_lies_in_other_blocks_is_not_read(twin: tuple[Exported, ir.Model]) -> None:
