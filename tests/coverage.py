@@ -87,9 +87,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         cells = " | ".join(_cell(row["worst"].get(column)) for column in columns)
         lines.append(f"| {name} | {row['class']} | {row['task']} | {cells} |")
     green = sum(all(isinstance(worst, float) for worst in row["worst"].values()) for row in rows.values())
-    return (
-        f"{HEAD}{green} of {len(rows)} architectures are right wherever they were tried.\n\n" + "\n".join(lines) + "\n"
-    )
+    untried = ", ".join(name for name in architectures.ROWS if name not in rows)
+    verdict = f"{green} of {len(rows)} architectures are right wherever they were tried."
+    left = f"\n\nNot tried yet: {untried}." if untried else ""
+    return f"{HEAD}{verdict}{left}\n\n" + "\n".join(lines) + "\n"
 
 
 def _cell(worst: float | str | None) -> str:
