@@ -101,14 +101,14 @@ def run(
 ) -> None:
     """Make an artifact as a recipe says, measure it, and give the verdict."""
     from compressor import baseline as last_good
-    from compressor import pipeline
+    from compressor import pipeline, planning
 
     path = _recipe_file(recipe)
     named = [f"model={json.dumps(model)}"] if model else []
     chosen = _load(path, [*named, *set_, *_budget(bits, max_increase)])
     place = output or Path("artifacts") / path.stem
     if dry_run:
-        _show_plan(pipeline.plan(chosen, place), place, json_)
+        _show_plan(planning.plan(chosen, place), place, json_)
         return
     earlier = last_good.read(baseline) if baseline else None
     made, report = pipeline.run(chosen, place, strict=strict, earlier=earlier, track=_progress())
@@ -275,10 +275,10 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
-    from compressor import benchmark, pipeline, sources
+    from compressor import benchmark, measuring, sources
 
     names = {"artifact": artifact} | ({"rival": against} if against else {})
-    sides = pipeline.sides({name: sources.open_input(path) for name, path in names.items()}, provider)
+    sides = measuring.sides({name: sources.open_input(path) for name, path in names.items()}, provider)
     points = benchmark.measure(sides, benchmark.Sweep(batch, length, repeats), _progress())
     if output:
         benchmark.write(output, points)

@@ -15,30 +15,26 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from compressor import artifact, baseline, calibration, catalog, probe, samples, sources
+from compressor import artifact, baseline, catalog, keys, probe, sources
 from compressor.artifact import MODEL, Artifact, Draft, Shelf
 from compressor.baseline import Earlier
-from compressor.calibration import Vocabulary, Windows
-from compressor.decoder import Decoder, Feeds
+from compressor.calibration import Windows
+from compressor.decoder import Decoder
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
 from compressor.providers import backends, combinations, prediction
 from compressor.providers.combinations import Wanted
-from compressor.providers.prediction import Prediction
 from compressor.recipe import OnGrid, Recipe
 from compressor.report import Report
-from compressor.session import Backend, load_model, save_model
+from compressor.session import load_model, save_model
 from compressor.sources import Source
-from compressor.validate.subject import Subject
 
 if TYPE_CHECKING:
-    from compressor.validate.subject import Subject
     from passes import PassOutcome
 
 STAGES = ("export", "optimize", "quantize", "package")
@@ -94,7 +90,7 @@ def refuse_unrunnable(optimized: Artifact, target: str) -> None:
 
 def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
     """A model -> one ONNX graph or the fewest, compared with torch, with its configuration and tokenizer."""
-    key, options = _export_key(source.sha256, recipe)
+    key, options = keys.export(source.sha256, recipe)
     if done := shelf.find("export", key):
         return done
     from compressor import estimate
@@ -125,7 +121,7 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
 
 def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
     """Graph -> equivalent smaller graph; every pass proven on probes with ONNX Runtime's own optimizer off."""
-    key, options = _optimize_key(exported.key, recipe)
+    key, options = keys.optimize(exported.key, recipe)
     if done := shelf.find("optimize", key):
         return done
     import passes
@@ -152,7 +148,7 @@ def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = id
 
 def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
     """Graph and calibration text -> a QTensor for each linear, one file each."""
-    key, options = _quantize_key(optimized.key, recipe)
+    key, options = keys.quantize(optimized.key, recipe)
     if done := shelf.find("quantize", key):
         return done
     from compressor import quantizing
@@ -168,7 +164,7 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
 
 def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: Shelf) -> Artifact:
     """Graph and QTensors -> what the engine loads, with genai_config.json and tokenizer; or a quantized checkpoint."""
-    key, options = _package_key(optimized.key, quantized.key, recipe)
+    key, options = keys.package(optimized.key, quantized.key, recipe)
     if done := shelf.find("package", key):
         return done
     with _drafted(shelf, "package", key, options, {"key": quantized.key}) as draft:
@@ -238,65 +234,24 @@ def validate(
     On a provider that has to be there; on None at the recipe's target where that loads, and else on the CPU, which
     the report says.
     """
-    from compressor.validate import (
-        accuracy,
-        agreement,
-        budget,
-        latency,
-        layers,
-        outputs,
-        paged,
-        perplexity,
-        placement,
-        size,
-        speed,
-        structure,
-    )
+    from compressor import measuring
 
     begin = time.perf_counter()
-    limits = recipe.validate_
-    where, absent = (provider, ()) if provider else backends.at_hand(recipe.target)
-    backend = _backend(where, candidate, reference)
-    ours = Subject(candidate.model, backend=backend)
-    theirs = Subject(reference.model, is_reference=True, backend=backend)
-    predicted: Prediction | None = None
     stages = (*made_by, candidate)
     layer_rows: Rows = next((one.facts["layers"] for one in stages if "layers" in one.facts), [])
-    windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
-    found = structure.measure(ours, theirs)
-    if not found[0].value:
-        labelled = samples.labelled(limits.accuracy, theirs.model, recipe.images) if limits.accuracy else None
-        if ours.decoder and theirs.decoder:
-            found += agreement.measure(ours, theirs, _agreement_tokens(windows, recipe), limits.agreement)
-        else:
-            calls = labelled.batches[: outputs.CALLS] if labelled else _probes(theirs)
-            found += outputs.measure(ours, theirs, calls, limits.agreement)
-        if labelled and limits.accuracy:
-            found += accuracy.measure(ours, theirs, labelled, limits.accuracy)
-        allowed = budget.limits(limits.perplexity, recipe.quantize.budget)
-        if windows is not None and allowed:
-            plain = Subject(rounded.model) if rounded else None
-            found += perplexity.measure(ours, theirs, windows, allowed, rounded=plain, track=track)
-        found += paged.measure(ours, limits.paged)
-        found += size.measure(ours, theirs, limits.size)
-        if limits.speed and ours.decoder:
-            found += speed.measure(ours, theirs, limits.speed)
-        on = provider or backends.home(recipe.target)
-        predicted = prediction.predict(ours.model, on)
-        found += placement.measure(ours, predicted, limits.placement, observe=bool(provider) or where != "cpu")
-        if limits.latency:
-            found += latency.measure(ours, limits.latency)
     spent: Mapping[str, Any] = next((one.facts["budget"] for one in stages if "budget" in one.facts), {})
-    found += [*layers.measure(layer_rows, limits.layers), *budget.measure(spent)]
+    found = measuring.measure(
+        candidate, reference, recipe, rounded=rounded, layers=layer_rows, spent=spent, provider=provider, track=track
+    )
     return Report(
-        tuple(found),
-        fallbacks=(*absent, *(line for one in stages for line in one.facts.get("fallbacks", ()))),
+        found.measurements,
+        fallbacks=(*found.fallbacks, *(line for one in stages for line in one.facts.get("fallbacks", ()))),
         stages=tuple(_stage_rows(stages, time.perf_counter() - begin)),
         passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
         layers=tuple(layer_rows),
         tradeoff=tuple(spent.get("tradeoff", ())),
-        placement=predicted.overview() if predicted else {},
-        facts=_report_facts(recipe, stages, windows),
+        placement=found.placement,
+        facts=_report_facts(recipe, stages, found.windows),
     )
 
 
@@ -342,67 +297,6 @@ def stages_beside(output: Path) -> Shelf:
     return Shelf(output.with_name(f"{output.name}.stages"))
 
 
-@dataclass(frozen=True)
-class Step:
-    """One stage of a plan: where it will lie, whether it is there, and about what it costs."""
-
-    stage: str
-    place: Path
-    reused: bool
-    disk_bytes: int
-    peak_bytes: int
-
-
-def plan(recipe: Recipe, output: Path) -> tuple[Step, ...]:
-    """What `run` would do, by the keys it would use; nothing is computed and nothing written."""
-    from compressor import estimate
-
-    source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
-    refuse_for_target(recipe, source)
-    shelf = stages_beside(output)
-    exported, _ = _export_key(source.sha256, recipe)
-    optimized, _ = _optimize_key(exported, recipe)
-    quantized, _ = _quantize_key(optimized, recipe)
-    packaged, _ = _package_key(optimized, quantized, recipe)
-    costs = estimate.costs(source, recipe)
-    keys = zip(STAGES, (exported, optimized, quantized, packaged), strict=True)
-    return tuple(
-        Step(stage, shelf.place(stage, key), shelf.find(stage, key) is not None, *costs[stage]) for stage, key in keys
-    )
-
-
-Keyed = tuple[str, dict[str, Any]]  # the key of a stage, and the options that shape it
-
-
-def _export_key(source_sha256: str, recipe: Recipe) -> Keyed:
-    options = recipe.export.model_dump(mode="json")
-    return artifact.key("export", source_sha256, options), options
-
-
-def _optimize_key(exported: str, recipe: Recipe) -> Keyed:
-    options = {"passes": recipe.passes}
-    return artifact.key("optimize", exported, options), options
-
-
-def _quantize_key(optimized: str, recipe: Recipe) -> Keyed:
-    """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
-    options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json", exclude_none=True)}
-    options["half_scales"] = catalog.FORMATS[recipe.format].half_scales
-    if recipe.quantize.name in catalog.REWRITERS:
-        options["target"] = recipe.target
-    if not recipe.quantize.calibrated:
-        return artifact.key("quantize", optimized, options), options
-    options["calibration"] = recipe.calibration.model_dump(mode="json")
-    options["images"] = recipe.images.model_dump(mode="json")
-    text = calibration.fingerprint(recipe.calibration.source)
-    return artifact.key("quantize", optimized, options, text), options
-
-
-def _package_key(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
-    options = recipe.package.model_dump(mode="json") | {"format": recipe.format, "target": recipe.target}
-    return artifact.key("package", optimized, quantized, options), options
-
-
 @contextmanager
 def _drafted(
     shelf: Shelf, stage: str, key: str, options: Mapping[str, Any], source: Mapping[str, Any]
@@ -425,51 +319,6 @@ def _paged_twin(folder: Path, config: Mapping[str, Any], recipe: Recipe) -> list
     except RequestError as error:
         return [str(error)]
     return []
-
-
-def sides(artifacts: Mapping[str, Artifact], provider: str) -> dict[str, Subject]:
-    """Artifacts ready to be run on a provider, each with its own engines. Raises: MachineError when it is missing."""
-    return {name: Subject(one.model, backend=_backend(provider, one, one)) for name, one in artifacts.items()}
-
-
-def _backend(where: str, candidate: Artifact, reference: Artifact) -> Backend:
-    engines = backends.engines_beside(candidate.directory)
-    profiles = _profiles(candidate, reference) if where == "tensorrt" else {}
-    return backends.find(where, candidate.model, engines=engines, profiles=profiles)
-
-
-def _profiles(candidate: Artifact, reference: Artifact) -> Mapping[str, Any]:
-    """Shape profiles: those the export wrote into a manifest, or what a bare graph's axes are called."""
-    from compressor.export import static
-
-    kept: list[Mapping[str, Any]] = [one.facts["profiles"] for one in (candidate, reference) if "profiles" in one.facts]
-    found: Mapping[str, Any] = kept[0].get(MODEL, {}) if kept else static.profile(load_model(candidate.model))
-    return found
-
-
-def _heldout_windows(candidate: Artifact, reference: Artifact, recipe: Recipe, sizes: Decoder | None) -> Windows | None:
-    """Held-out text, where there is a decoder, a tokenizer and a wish to measure it."""
-    options = recipe.validate_.perplexity
-    folder = next((one.directory for one in (candidate, reference) if sources.has_tokenizer(one.directory)), None)
-    if options is None or sizes is None or folder is None:
-        return None
-    return calibration.heldout_windows(options, Vocabulary.of(folder), sources.context(folder))
-
-
-def _probes(reference: Subject) -> tuple[Feeds, ...]:
-    """Made-up inputs, for a graph that nobody named data for; none when it runs on none of ours."""
-    found = probe.find(reference.model)
-    return found.calls if found else ()
-
-
-def _agreement_tokens(windows: Windows | None, recipe: Recipe) -> Any:
-    """Two rows of real text, long enough for prompt and decode steps; None when there is none."""
-    options = recipe.validate_.agreement
-    length = options.length + options.decode_steps
-    if windows is None:
-        return None
-    stream = windows.ids[windows.mask.astype(bool)]
-    return stream[: 2 * length].reshape(2, length) if stream.size >= 2 * length else None
 
 
 def _stage_rows(stages: Sequence[Artifact], validating: float) -> Rows:

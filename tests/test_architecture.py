@@ -75,7 +75,7 @@ def test_the_graph_side_of_quantization_sees_no_solver() -> None:
     ("imported", "importers"),
     [
         ("cli", set()),
-        ("compressor.pipeline", {"cli"}),
+        ("compressor.pipeline", {"cli", "compressor.planning"}),
         ("passes", {"compressor.pipeline"}),
         ("compressor.quantizing", {"compressor.pipeline"}),
         ("compressor.quantize.solve", {"compressor.quantizing"}),

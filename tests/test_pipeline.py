@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from compressor import artifact, pipeline, recipe
+from compressor import artifact, pipeline, planning, recipe
 from compressor.errors import RequestError
 from compressor.quantize.gptq import Factorised, Gptq, NotPositiveDefiniteError
 from tests.conftest import ROOT, SMALL, FirstRun, Outcome, Run, SecondRun
@@ -126,10 +126,10 @@ def test_a_finished_run_is_run_again_from_its_stages(first: FirstRun, small: Run
 
 
 def test_a_plan_writes_nothing_and_names_the_places_that_a_run_fills(first: FirstRun, small: Run) -> None:
-    before = pipeline.plan(recipe.load(small.file), small.output)
+    before = planning.plan(recipe.load(small.file), small.output)
     assert os.listdir(small.output.parent) == [small.file.name]
     assert [step.reused for step in before] == [False] * 4
-    after = pipeline.plan(recipe.load(first.run.file), first.run.output)
+    after = planning.plan(recipe.load(first.run.file), first.run.output)
     assert {step.place for step in after} == set(first.run.stages.iterdir())
     assert [replace(step, place=step.place.name, reused=False) for step in after] == [
         replace(step, place=step.place.name) for step in before
@@ -139,7 +139,7 @@ def test_a_plan_writes_nothing_and_names_the_places_that_a_run_fills(first: Firs
 
 def test_a_plan_foretells_the_disk_within_a_third(first: FirstRun) -> None:
     """A third: what compressor/estimate.py promises."""
-    for step in pipeline.plan(recipe.load(first.run.file), first.run.output):
+    for step in planning.plan(recipe.load(first.run.file), first.run.output):
         made = artifact.open_artifact(step.place)
         assert step.disk_bytes == pytest.approx(made.nbytes, rel=1 / 3), step.stage
 
@@ -156,7 +156,7 @@ def test_a_plan_foretells_the_disk_within_a_third(first: FirstRun) -> None:
     ],
 )
 def test_an_option_is_seen_by_its_own_stage_and_those_behind(first: FirstRun, override: str, kept: int) -> None:
-    steps = pipeline.plan(recipe.load(first.run.file, [override]), first.run.output)
+    steps = planning.plan(recipe.load(first.run.file, [override]), first.run.output)
     assert [step.reused for step in steps] == [True] * kept + [False] * (4 - kept)
 
 
@@ -166,7 +166,7 @@ def test_a_solver_that_looks_at_data_depends_on_the_file_and_rounding_does_not(s
     def places(content: str, *overrides: str) -> list[Path]:
         text.write_text(content)
         chosen = recipe.load(small.file, [f"calibration.source={text}", *overrides])
-        return [step.place for step in pipeline.plan(chosen, small.output)]
+        return [step.place for step in planning.plan(chosen, small.output)]
 
     one, other = places("one"), places("other")
     assert one[:2] == other[:2]

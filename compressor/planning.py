@@ -1,0 +1,36 @@
+"""What `run` would do, by the keys it would use; nothing is computed and nothing written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor import estimate, keys, pipeline, sources
+from compressor.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan: where it will lie, whether it is there, and about what it costs."""
+
+    stage: str
+    place: Path
+    reused: bool
+    disk_bytes: int
+    peak_bytes: int
+
+
+def plan(recipe: Recipe, output: Path) -> tuple[Step, ...]:
+    """What `run` would do, by the keys it would use; nothing is computed and nothing written."""
+    source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
+    pipeline.refuse_for_target(recipe, source)
+    shelf = pipeline.stages_beside(output)
+    exported, _ = keys.export(source.sha256, recipe)
+    optimized, _ = keys.optimize(exported, recipe)
+    quantized, _ = keys.quantize(optimized, recipe)
+    packaged, _ = keys.package(optimized, quantized, recipe)
+    costs = estimate.costs(source, recipe)
+    made = zip(pipeline.STAGES, (exported, optimized, quantized, packaged), strict=True)
+    return tuple(
+        Step(stage, shelf.place(stage, key), shelf.find(stage, key) is not None, *costs[stage]) for stage, key in made
+    )
