@@ -108,7 +108,7 @@ def test_convolutions_take_images_of_any_size(
 
 def test_texts_and_images_have_a_batch_each(exported: Callable[[str], Exported]) -> None:
     clip, ids = exported("clip"), tokens(3, 9)
-    pixels = np.random.default_rng(0).normal(size=(2, 3, 30, 30)).astype(np.float32)
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     found = clip.run(input_ids=ids, pixel_values=pixels, attention_mask=np.ones_like(ids))
     assert found["logits_per_image"].shape == (2, 3)
     for name, expected in clip.alone(input_ids=ids, pixel_values=pixels).items():
@@ -126,7 +126,7 @@ def test_the_interface_has_the_names_of_optimum(exported: Callable[[str], Export
     assert found["roberta"] == {"input_ids": row, "attention_mask": row}
     assert found["resnet"] == {"pixel_values": ["batch_size", 3, "height", "width"]}
     texts = ["text_batch_size", "sequence_length"]
-    images = ["image_batch_size", 3, 30, 30]
+    images = ["image_batch_size", 3, 32, 32]
     assert found["clip"] == {"input_ids": texts, "pixel_values": images, "attention_mask": texts}
     outputs = {str(v.name): shape_of(v) for v in graphs["clip"].outputs}
     assert outputs["logits_per_image"] == ["image_batch_size", "text_batch_size"]
