@@ -43,7 +43,7 @@ class Probe:
         """Outputs by name and call; of a decoder, what it promises."""
         if self.known and self.known[0] is model:
             return self.known[1]
-        session = open_session(model, "exact")
+        session = open_session(model, "exact", lean=True)
         found: Outputs = {}
         for at, feeds in enumerate(self.calls):
             for name, value in _answer(session, feeds).items():
@@ -56,7 +56,8 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
     """Inputs at which a graph runs; None when none of those we make up does."""
     if decoder := Decoder.of(model):
         return Probe(tuple(decoder.probes(seed)), decoder)
-    session = open_session(model, "exact")  # a graph that does not load at all is the caller's error, and said as such
+    # A graph that does not load at all is the caller's error, and said as such.
+    session = open_session(model, "exact", lean=True)
     first = _first_to_run(session, (made_up(model, (size, size), seed) for size in FREE_AXES))
     if first is None:
         return None
