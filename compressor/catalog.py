@@ -148,7 +148,7 @@ FORMATS = {
         ("generic", *CONTRIB),
         {8: 8, 4: 4, 2: 2},
         GROUPS,
-        "safetensors for transformers, vLLM, GPTQModel and onnxruntime-genai's builder",
+        "safetensors for transformers, vLLM and onnxruntime-genai's builder; GPTQModel takes absmax alone",
         half_scales=True,
         checkpoint=True,
     ),

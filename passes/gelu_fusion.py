@@ -3,53 +3,35 @@
     erf     x/2 (1 + erf(x / sqrt 2))                                -> Gelu(x)
     tanh    x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))            -> Gelu<approximate = "tanh">(x)
 
-Hendrycks and Gimpel 2016 (arXiv 1606.08415). The constants must be these to float32's last digits: a model that was
-trained with others is another model.
+Hendrycks and Gimpel 2016 (arXiv 1606.08415). The constants must be these to the last digits of x's type: a model that
+was trained with others is another model.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from passes.building import Builder
-from passes.dead_node_elimination import DeadNodeElimination
+from passes.fusion import Fusion
 from passes.matching import by_scalar, made_by, origin, scalar
-from passes.refusal import Refusal
-
-FIRST_OPSET = 20
-TOLERANCE = 1e-3  # float16 and bfloat16 hold constants to three digits; the functions nearby are further off
+from passes.proof import EPSILON
 
 
 @dataclass
-class GeluFusion(ir.passes.InPlacePass):
+class GeluFusion(Fusion[tuple[ir.Value, str]]):
     """Turn each written-out GELU into one Gelu."""
 
-    refusals: list[Refusal] = field(default_factory=list, init=False)
+    operator, first_opset = "Gelu", 20
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
-        build = Builder(model.graph)
-        products = [node for node in model.graph if node.domain == "" and node.op_type == "Mul"]
-        opset = model.opset_imports.get("", 1)
-        if not any([self._try_to_fuse(node, opset, build) for node in products]):
-            return ir.passes.PassResult(model, False)
-        DeadNodeElimination()(model)
-        return ir.passes.PassResult(model, True)
+    def find(self, node: ir.Node) -> tuple[ir.Value, str] | None:
+        return _gelu(node) if (node.domain, node.op_type) == ("", "Mul") else None
 
-    def _try_to_fuse(self, node: ir.Node, opset: int, build: Builder) -> bool:
-        found = _gelu(node)
-        if found is None:
-            return False
-        if opset < FIRST_OPSET:
-            self.refusals.append(Refusal.of(node, f"opset {opset} has no Gelu; it came with {FIRST_OPSET}"))
-            return False
+    def fuse(self, node: ir.Node, found: tuple[ir.Value, str], build: Builder) -> None:
         x, approximate = found
-        build.before(node)
         build.hand_over(node.outputs[0], build.one("Gelu", [x], {"approximate": approximate}))
-        return True
 
 
 def _gelu(node: ir.Node) -> tuple[ir.Value, str] | None:
@@ -57,7 +39,7 @@ def _gelu(node: ir.Node) -> tuple[ir.Value, str] | None:
     factors, number = _factors(node)
     for at, factor in enumerate(factors):
         bent = _one_more_than(factor)
-        if bent is None or not math.isclose(number, 0.5, rel_tol=TOLERANCE):
+        if bent is None or number != 0.5:
             continue
         (other,) = factors[:at] + factors[at + 1 :] if len(factors) == 2 else (None,)
         kind = _kind(bent, other) if other is not None else None
@@ -106,7 +88,7 @@ def _kind(bent: ir.Value, x: ir.Value) -> str | None:
     if tanh is None or (scaled := by_scalar(made_by(tanh.inputs[0], "Mul"))) is None:
         return None
     inner, factor = scaled
-    right = math.isclose(factor, math.sqrt(2 / math.pi), rel_tol=TOLERANCE) and _is_cubic(inner, x)
+    right = _close(factor, math.sqrt(2 / math.pi), x) and _is_cubic(inner, x)
     return "tanh" if right else None
 
 
@@ -116,7 +98,7 @@ def _is_scaled(value: ir.Value | None, x: ir.Value, factor: float) -> bool:
     if node is None or split is None or origin(split[0]) is not x or not split[1]:
         return False
     by = split[1] if node.op_type == "Mul" else 1 / split[1]
-    return math.isclose(by, factor, rel_tol=TOLERANCE) and (node.op_type == "Mul" or split[0] is node.inputs[0])
+    return _close(by, factor, x) and (node.op_type == "Mul" or split[0] is node.inputs[0])
 
 
 def _is_cubic(value: ir.Value, x: ir.Value) -> bool:
@@ -129,7 +111,7 @@ def _is_cubic(value: ir.Value, x: ir.Value) -> bool:
     if len(cubes) != 1 or cubes[0] is None:
         return False
     scaled = by_scalar(made_by(cubes[0], "Mul"))
-    return scaled is not None and math.isclose(scaled[1], 0.044715, rel_tol=TOLERANCE) and _is_cube(scaled[0], x)
+    return scaled is not None and _close(scaled[1], 0.044715, x) and _is_cube(scaled[0], x)
 
 
 def _is_cube(value: ir.Value, x: ir.Value) -> bool:
@@ -141,3 +123,8 @@ def _is_cube(value: ir.Value, x: ir.Value) -> bool:
         return False
     squares = [made_by(one, "Mul") for one in outer.inputs if one is not None and origin(one) is not x]
     return len(squares) == 1 and squares[0] is not None and all(one is x for one in squares[0].inputs)
+
+
+def _close(number: float, constant: float, x: ir.Value) -> bool:
+    """Equal as far as the type of x can tell: rounded when it was stored, and once more where it is 1 / c."""
+    return math.isclose(number, constant, rel_tol=EPSILON[x.dtype or ir.DataType.FLOAT])

@@ -22,13 +22,12 @@ import onnx_ir as ir
 from passes import attention
 from passes.attention import Attention, Heads
 from passes.building import Builder
-from passes.dead_node_elimination import DeadNodeElimination
+from passes.fusion import CONTRIB, Fusion
 from passes.heads import added, hand_over, joined, known
+from passes.local import Refused
 from passes.masks import is_causal
 from passes.matching import made_by, normalized_axis, origin, sizes
-from passes.refusal import Refusal
 
-CONTRIB = "com.microsoft"
 TEXT_MASK = "attention_mask"  # the input by which a decoder of text knows its padding
 
 
@@ -58,31 +57,28 @@ class _Lengths:
 
 
 @dataclass
-class GroupQueryAttentionFusion(ir.passes.InPlacePass):
+class GroupQueryAttentionFusion(Fusion[Attention]):
     """Turn each attention whose keys and values grow a cache into one GroupQueryAttention."""
 
-    refusals: list[Refusal] = field(default_factory=list, init=False)
+    operator, domain = "GroupQueryAttention", CONTRIB
+
+    rows: _Lengths = field(default_factory=_Lengths, init=False, repr=False)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
-        build, lengths = Builder(model.graph), _Lengths()
+        self.refusals, self.edited, self.rows = [], [], _Lengths()
         text = any(value.name == TEXT_MASK for value in model.graph.inputs)
-        found = [one for one in map(attention.find, model.graph) if one is not None and text]
-        if not any([self._try_to_fuse(one, build, lengths) for one in found]):
-            return ir.passes.PassResult(model, False)
-        model.opset_imports[CONTRIB] = 1
-        model.graph.sort()
-        DeadNodeElimination()(model)  # what the operator does itself now
-        return ir.passes.PassResult(model, True)
+        return super().call(model) if text else ir.passes.PassResult(model, False)
 
-    def _try_to_fuse(self, found: Attention, build: Builder, lengths: _Lengths) -> bool:
+    def find(self, node: ir.Node) -> Attention | None:
+        return attention.find(node)
+
+    def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
         key, value = _cache(found.k), _cache(found.v)
-        reason = _objection(found, key, value)
-        if reason or key is None or value is None:
-            self.refusals.append(Refusal.of(found.node, reason))
-            return False
-        _fuse(found, key, value, build, lengths)
-        return True
+        if key is None or value is None:
+            raise Refused("its keys and values grow no cache")
+        if reason := _objection(found, key, value):
+            raise Refused(reason)
+        _fuse(found, key, value, build, self.rows)
 
 
 def _cache(value: ir.Value) -> _Cache | None:
@@ -93,10 +89,8 @@ def _cache(value: ir.Value) -> _Cache | None:
     return _Cache(origin(past), new, concat.outputs[0]) if past is not None and new is not None else None
 
 
-def _objection(found: Attention, key: _Cache | None, value: _Cache | None) -> str:
+def _objection(found: Attention, key: _Cache, value: _Cache) -> str:
     """Why this attention stays as it is; empty where nothing speaks against it."""
-    if key is None or value is None:
-        return "its keys and values grow no cache"
     q, k, v = Heads.of(found.q), Heads.of(key.new), Heads.of(value.new)
     if q is None or k is None or v is None:
         return "its heads are not known before it runs"
@@ -109,7 +103,6 @@ def _objection(found: Attention, key: _Cache | None, value: _Cache | None) -> st
 
 
 def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, rows: _Lengths) -> None:
-    build.before(found.node)
     q, k, v = (joined(one, build) for one in (found.q, key.new, value.new))
     lengths, total = rows.of(key, k, build)
     y, present_key, present_value = build.node(

@@ -11,6 +11,7 @@ in order, in the main graph and all graphs inside it, until a sweep changes noth
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -51,8 +52,9 @@ class LocalPass(ir.passes.InPlacePass):
             pass
         return ir.passes.PassResult(model, modified=bool(self.edited))
 
+    @abstractmethod
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
-        raise NotImplementedError
+        """True: edited; False: no candidate. Raises: Refused where it nearly was one."""
 
     def _sweep(self, scope: Scope) -> bool:
         self.refusals, before = [], len(self.edited)

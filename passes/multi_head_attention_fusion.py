@@ -9,49 +9,36 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from passes import attention
 from passes.attention import HEADS_FIRST, Attention, Heads
 from passes.building import Builder
-from passes.dead_node_elimination import DeadNodeElimination
+from passes.fusion import CONTRIB, Fusion
 from passes.heads import added, hand_over, joined, known
+from passes.local import Refused
 from passes.masks import hides_nothing
 from passes.matching import made_by, permutation, sizes
-from passes.refusal import Refusal
-
-CONTRIB = "com.microsoft"
 
 
 @dataclass
-class MultiHeadAttentionFusion(ir.passes.InPlacePass):
+class MultiHeadAttentionFusion(Fusion[Attention]):
     """Turn each attention whose heads were split off projections into one MultiHeadAttention."""
 
-    refusals: list[Refusal] = field(default_factory=list, init=False)
+    operator, domain = "MultiHeadAttention", CONTRIB
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
-        build = Builder(model.graph)
-        found = [one for one in map(attention.find, model.graph) if one is not None]
-        if not any([self._try_to_fuse(one, build) for one in found]):
-            return ir.passes.PassResult(model, False)
-        model.opset_imports[CONTRIB] = 1
-        DeadNodeElimination()(model)
-        return ir.passes.PassResult(model, True)
+    def find(self, node: ir.Node) -> Attention | None:
+        return attention.find(node)
 
-    def _try_to_fuse(self, found: Attention, build: Builder) -> bool:
-        reason = _objection(found)
-        if reason:
-            self.refusals.append(Refusal.of(found.node, reason))
-            return False
-        build.before(found.node)
+    def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
+        if reason := _objection(found):
+            raise Refused(reason)
         inputs = [*(joined(one, build) for one in (found.q, found.k, found.v)), None, None, _bias(found, build)]
         attributes = {"num_heads": known(found.q).count, "scale": found.scale}
         (y,) = build.node("MultiHeadAttention", inputs, attributes, domain=CONTRIB)
         hand_over(found, y, build)
-        return True
 
 
 def _objection(found: Attention) -> str:

@@ -7,47 +7,35 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from passes.building import Builder
-from passes.dead_node_elimination import DeadNodeElimination
+from passes.fusion import CONTRIB, Fusion
+from passes.local import require
 from passes.matching import by_scalar, made_by, origin
-from passes.refusal import Refusal
 
-CONTRIB = "com.microsoft"
+TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 
 
 @dataclass
-class QuickGeluFusion(ir.passes.InPlacePass):
+class QuickGeluFusion(Fusion[tuple[ir.Value, float]]):
     """Turn each x * Sigmoid(alpha x) into one QuickGelu."""
 
-    refusals: list[Refusal] = field(default_factory=list, init=False)
+    operator, domain = "QuickGelu", CONTRIB
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
-        build = Builder(model.graph)
-        products = [node for node in model.graph if node.domain == "" and node.op_type == "Mul"]
-        if not any([self._try_to_fuse(node, build) for node in products]):
-            return ir.passes.PassResult(model, False)
-        model.opset_imports[CONTRIB] = 1
-        DeadNodeElimination()(model)
-        return ir.passes.PassResult(model, True)
+    def find(self, node: ir.Node) -> tuple[ir.Value, float] | None:
+        if (node.domain, node.op_type) != ("", "Mul"):
+            return None
+        pairs = ((x, _alpha(sigmoid, x)) for x, sigmoid in (node.inputs, node.inputs[::-1]))
+        return next(((x, alpha) for x, alpha in pairs if x is not None and alpha is not None), None)
 
-    def _try_to_fuse(self, node: ir.Node, build: Builder) -> bool:
-        for at in (0, 1):
-            x, alpha = node.inputs[1 - at], _alpha(node.inputs[at], node.inputs[1 - at])
-            if x is None or alpha is None:
-                continue
-            if x.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
-                self.refusals.append(Refusal.of(node, f"its type {x.dtype} has no QuickGelu on every provider"))
-                return False
-            build.before(node)
-            (y,) = build.node("QuickGelu", [x], {"alpha": alpha}, domain=CONTRIB)
-            build.hand_over(node.outputs[0], y)
-            return True
-        return False
+    def fuse(self, node: ir.Node, found: tuple[ir.Value, float], build: Builder) -> None:
+        x, alpha = found
+        require(x.dtype in TYPES, f"its type {x.dtype} has no QuickGelu on every provider")
+        (y,) = build.node("QuickGelu", [x], {"alpha": alpha}, domain=CONTRIB)
+        build.hand_over(node.outputs[0], y)
 
 
 def _alpha(value: ir.Value | None, x: ir.Value | None) -> float | None:

@@ -9,52 +9,44 @@ operator does so by itself (stash_type 1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
 from passes.building import Builder
 from passes.constants import constant
-from passes.dead_node_elimination import DeadNodeElimination
+from passes.fusion import Fusion
+from passes.local import Refused
 from passes.matching import by_scalar, integers, made_by, origin, scalar, uncast
-from passes.refusal import Refusal
 
-FIRST_OPSET = 23
+
+class Norm(NamedTuple):
+    """A written-out norm; without a weight, its elements are ones."""
+
+    x: ir.Value
+    epsilon: float
+    weight: ir.Value | None
 
 
 @dataclass
-class RmsNormalizationFusion(ir.passes.InPlacePass):
+class RmsNormalizationFusion(Fusion[Norm]):
     """Turn each written-out root-mean-square norm with its weight into one RMSNormalization."""
 
-    refusals: list[Refusal] = field(default_factory=list, init=False)
+    operator, first_opset = "RMSNormalization", 23
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
-        build, opset = Builder(model.graph), model.opset_imports.get("", 1)
-        scaled = [self._try_to_fuse(*found, opset, build) for found in map(_weighted, model.graph) if found]
-        plain = [self._try_to_fuse(*found, opset, build) for found in map(_unweighted, model.graph) if found]
-        if not any(scaled + plain):
-            return ir.passes.PassResult(model, False)
-        DeadNodeElimination()(model)
-        return ir.passes.PassResult(model, True)
+    def find(self, node: ir.Node) -> Norm | None:
+        return _weighted(node) or _unweighted(node)
 
-    def _try_to_fuse(
-        self, node: ir.Node, x: ir.Value, epsilon: float, weight: ir.Value | None, opset: int, build: Builder
-    ) -> bool:
-        reason = _objection(x, weight, node.outputs[0], opset)
-        if reason:
-            self.refusals.append(Refusal.of(node, reason))
-            return False
-        build.before(node)
-        y = build.one("RMSNormalization", [x, weight or _ones(x, build)], {"axis": -1, "epsilon": epsilon})
-        build.hand_over(node.outputs[0], y)
-        return True
+    def fuse(self, node: ir.Node, found: Norm, build: Builder) -> None:
+        if reason := _objection(found, node.outputs[0]):
+            raise Refused(reason)
+        inputs = [found.x, found.weight or _ones(found.x, build)]
+        attributes = {"axis": -1, "epsilon": found.epsilon}
+        build.hand_over(node.outputs[0], build.one("RMSNormalization", inputs, attributes))
 
 
-Found = tuple[ir.Node, ir.Value, float, ir.Value | None]  # the last node of a norm, x, epsilon, and the weight
-
-
-def _weighted(node: ir.Node) -> Found | None:
+def _weighted(node: ir.Node) -> Norm | None:
     """A norm times a constant."""
     if node.domain or node.op_type != "Mul":
         return None
@@ -62,18 +54,24 @@ def _weighted(node: ir.Node) -> Found | None:
         weight, scaled = node.inputs[at], node.inputs[1 - at]
         norm = _norm(uncast(scaled)) if scaled is not None else None
         if norm is not None and weight is not None and constant(origin(weight)) is not None:
-            return node, *norm, origin(weight)
+            return Norm(*norm, origin(weight))
     return None
 
 
-def _unweighted(node: ir.Node) -> Found | None:
+def _unweighted(node: ir.Node) -> Norm | None:
     """A norm that is not scaled, or whose weight is all ones and was taken for nothing."""
-    if node.domain or node.op_type not in {"Mul", "Div"}:
+    if node.domain or node.op_type not in {"Mul", "Div"} or _is_scaled(node.outputs[0]):
         return None
-    y = node.outputs[0]
-    plain = (y.uses() or y.is_graph_output()) and not any(map(_weighted, y.consumers()))
-    norm = _norm(y) if plain else None
-    return None if norm is None else (node, *norm, None)
+    norm = _norm(node.outputs[0])
+    return Norm(*norm, None) if norm is not None else None
+
+
+def _is_scaled(y: ir.Value) -> bool:
+    """Whether a weight follows, at once or behind a cast."""
+    return any(
+        _weighted(reader) is not None or (reader.op_type == "Cast" and _is_scaled(reader.outputs[0]))
+        for reader in y.consumers()
+    )
 
 
 def _ones(x: ir.Value, build: Builder) -> ir.Value:
@@ -88,9 +86,8 @@ def _width(x: ir.Value) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _objection(x: ir.Value, weight: ir.Value | None, y: ir.Value, opset: int) -> str:
-    if opset < FIRST_OPSET:
-        return f"opset {opset} has no RMSNormalization; it came with {FIRST_OPSET}"
+def _objection(found: Norm, y: ir.Value) -> str:
+    x, weight = found.x, found.weight
     if weight is None and _width(x) is None:
         return "it has no weight, and how long one would be is not known"
     if weight is not None and (weight.shape is None or len(weight.shape) != 1):

@@ -8,52 +8,41 @@ Su et al. 2021 (arXiv 2104.09864), in the form of two halves that Llama uses; th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
 from passes.building import Builder
-from passes.dead_node_elimination import DeadNodeElimination
+from passes.fusion import Fusion
+from passes.local import require
 from passes.matching import by_scalar, integers, made_by, normalized_axis, origin, scalar, sizes
-from passes.refusal import Refusal
 
-FIRST_OPSET = 23
+
+class Rotation(NamedTuple):
+    """x and the tables it is turned by."""
+
+    x: ir.Value
+    cos: ir.Value
+    sin: ir.Value
 
 
 @dataclass
-class RotaryEmbeddingFusion(ir.passes.InPlacePass):
+class RotaryEmbeddingFusion(Fusion[Rotation]):
     """Turn each rotation of [batch, heads, sequence, size] into one RotaryEmbedding."""
 
-    refusals: list[Refusal] = field(default_factory=list, init=False)
+    operator, first_opset = "RotaryEmbedding", 23
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
-        build = Builder(model.graph)
-        sums = [node for node in model.graph if node.domain == "" and node.op_type == "Add"]
-        opset = model.opset_imports.get("", 1)
-        if not any([self._try_to_fuse(node, opset, build) for node in sums]):
-            return ir.passes.PassResult(model, False)
-        DeadNodeElimination()(model)
-        return ir.passes.PassResult(model, True)
+    def find(self, node: ir.Node) -> Rotation | None:
+        return _rotation(node) if (node.domain, node.op_type) == ("", "Add") else None
 
-    def _try_to_fuse(self, node: ir.Node, opset: int, build: Builder) -> bool:
-        rotation = _rotation(node)
-        if rotation is None:
-            return False
-        if opset < FIRST_OPSET:
-            self.refusals.append(Refusal.of(node, f"opset {opset} has no RotaryEmbedding; it came with {FIRST_OPSET}"))
-            return False
-        x, cos, sin = rotation
-        build.before(node)
-        tables = [_halved(table, build) for table in (cos, sin)]
-        if None in tables:
-            self.refusals.append(Refusal.of(node, "its angles are not seen to be the same for both halves"))
-            return False
-        build.hand_over(node.outputs[0], build.one("RotaryEmbedding", [x, *tables]))
-        return True
+    def fuse(self, node: ir.Node, found: Rotation, build: Builder) -> None:
+        tables = [_halved(table, build) for table in (found.cos, found.sin)]
+        require(None not in tables, "its angles are not seen to be the same for both halves")
+        build.hand_over(node.outputs[0], build.one("RotaryEmbedding", [found.x, *tables]))
 
 
-def _rotation(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | None:
+def _rotation(node: ir.Node) -> Rotation | None:
     """x, cos and sin of  x * cos + rotated(x) * sin,  in any order."""
     left, right = (made_by(value, "Mul") for value in node.inputs)
     if left is None or right is None:
@@ -66,7 +55,7 @@ def _rotation(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | None:
             cosines = [one for one in plain.inputs if one is not None and origin(one) is not x]
             sine = turned.inputs[1 - at]
             if len(cosines) == 1 and sine is not None:
-                return x, cosines[0], sine
+                return Rotation(x, cosines[0], sine)
     return None
 
 

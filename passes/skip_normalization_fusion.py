@@ -11,17 +11,16 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from passes.building import Builder
 from passes.constants import constant
-from passes.dead_node_elimination import DeadNodeElimination
+from passes.fusion import CONTRIB, Fusion
+from passes.local import Refused, producer_of
 from passes.matching import made_by, normalized_axis, same
-from passes.refusal import Refusal
 
-CONTRIB = "com.microsoft"
 FUSED = {
     "RMSNormalization": "SkipSimplifiedLayerNormalization",
     "LayerNormalization": "SkipLayerNormalization",
@@ -30,42 +29,28 @@ DEFAULT_EPSILON = 1e-5
 
 
 @dataclass
-class SkipNormalizationFusion(ir.passes.InPlacePass):
+class SkipNormalizationFusion(Fusion[ir.Node]):
     """Join each norm with the sum of two equal shapes before it."""
 
-    refusals: list[Refusal] = field(default_factory=list, init=False)
+    operator, domain = "SkipLayerNormalization", CONTRIB
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
-        build = Builder(model.graph)
-        norms = [node for node in model.graph if node.domain == "" and node.op_type in FUSED]
-        if not any([self._try_to_fuse(node, build) for node in norms]):
-            return ir.passes.PassResult(model, False)
-        model.opset_imports[CONTRIB] = 1
-        DeadNodeElimination()(model)
-        return ir.passes.PassResult(model, True)
+    def find(self, node: ir.Node) -> ir.Node | None:
+        """The sum before a norm."""
+        total = producer_of(node.inputs[0], "Add") if node.domain == "" and node.op_type in FUSED else None
+        return total if total is not None and total.graph is node.graph else None
 
-    def _try_to_fuse(self, norm: ir.Node, build: Builder) -> bool:
-        total = norm.inputs[0].producer() if norm.inputs[0] is not None else None
-        if total is None or total.domain or total.op_type != "Add" or total.graph is not norm.graph:
-            return False
-        reason = _objection(norm, total)
-        if reason:
-            self.refusals.append(Refusal.of(norm, reason))
-            return False
-        build.before(total)
-        epsilon = norm.attributes.get_float("epsilon", DEFAULT_EPSILON)
-        terms, bias = _split_bias(total)
-        weights = [*norm.inputs[1:], None][: 1 if norm.op_type == "RMSNormalization" else 2]
+    def fuse(self, node: ir.Node, found: ir.Node, build: Builder) -> None:
+        if reason := _objection(node, found):
+            raise Refused(reason)
+        build.before(found)
+        terms, bias = _split_bias(found)
+        weights = [*node.inputs[1:], None][: 1 if node.op_type == "RMSNormalization" else 2]
         inputs = [*terms, *weights, *([bias] if bias else [])]
-        outputs = build.node(FUSED[norm.op_type], inputs, {"epsilon": epsilon}, domain=CONTRIB, outputs=4)
-        y, mean, inverse, again = outputs
+        attributes = {"epsilon": node.attributes.get_float("epsilon", DEFAULT_EPSILON)}
+        y, mean, inverse, total = build.node(FUSED[node.op_type], inputs, attributes, domain=CONTRIB, outputs=4)
         mean.name = inverse.name = ""
-        for node, new in ((norm, y), (total, again)):
-            build.hand_over(node.outputs[0], new)
-            assert node.graph is not None  # both stand in this one
-            node.graph.remove(node, safe=True)
-        return True
+        for old, new in ((node, y), (found, total)):
+            build.hand_over(old.outputs[0], new)
 
 
 def _split_bias(total: ir.Node) -> tuple[list[ir.Value | None], ir.Value | None]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor.package import dequantized, products
-from compressor.quantize.graph import Linear
+from compressor.quantize.graph import Linear, drop_unread
 from compressor.quantize.qtensor import QTensor
 
 
@@ -34,5 +34,5 @@ def replace(model: ir.Model, convolution: Linear, tensor: QTensor) -> int:
     kernel = nodes[-1].outputs[0]
     kernel.type, kernel.shape = before.type, ir.Shape(before.const_value.shape.numpy())
     convolution.node.replace_input_with(1, kernel)
-    products.drop_unused(model.graph, before)
+    drop_unread(model.graph, before)
     return sum(one.const_value.nbytes for one in inputs if one.const_value is not None)

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.quantize.graph import Linear
+from compressor.quantize.graph import Linear, drop_unread
 
 
 def replace(model: ir.Model, linear: Linear, nodes: Sequence[ir.Node]) -> None:
@@ -24,7 +24,7 @@ def replace(model: ir.Model, linear: Linear, nodes: Sequence[ir.Node]) -> None:
     ir.convenience.replace_all_uses_with(y, product, replace_graph_outputs=True)
     graph.remove(linear.node, safe=True)
     product.name = name
-    drop_unused(graph, before)
+    drop_unread(graph, before)
 
 
 def input_of(linear: Linear) -> ir.Value | None:
@@ -43,16 +43,3 @@ def initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
 def _of_type(value: ir.Value, like: ir.Value) -> ir.Value:
     value.type, value.shape = like.type, like.shape
     return value
-
-
-def drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
-    """Remove a weight, and the Transpose before it, once nobody reads them."""
-    if value is None or value.uses() or value.is_graph_output():
-        return
-    producer = value.producer()
-    if producer is None:
-        graph.initializers.pop(str(value.name), None)
-        return
-    source = producer.inputs[0]
-    graph.remove(producer, safe=True)
-    drop_unused(graph, source)

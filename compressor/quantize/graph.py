@@ -402,6 +402,20 @@ def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     return ""
 
 
+def drop_unread(graph: ir.Graph, value: ir.Value | None) -> None:
+    """Remove a weight, and the nodes that only turned it into what was read, once nobody reads them."""
+    if value is None or value.uses() or value.is_graph_output():
+        return
+    producer = value.producer()
+    if producer is None:
+        graph.initializers.pop(str(value.name), None)
+        return
+    sources = list(producer.inputs)
+    graph.remove(producer, safe=True)
+    for source in sources:
+        drop_unread(graph, source)
+
+
 def _is_fed(value: ir.Value) -> bool:
     return value.is_graph_input() and value.const_value is None
 

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.methods import StaticQdq
+from compressor.quantize.graph import drop_unread
 from compressor.quantize.ranges import Range
 
 Array = NDArray[Any]
@@ -108,7 +109,7 @@ class Pairs:
     def drop_unused(self) -> None:
         """Remove the float weights, and the Transpose or Constant they came from, that nobody reads any more."""
         for value in self._left:
-            _drop(self._graph, value)
+            drop_unread(self._graph, value)
 
     def _stored(self, value: ir.Value, array: Array, axis: int | None, node: ir.Node) -> tuple[ir.Value, float]:
         codes, scale = self._form.weight(array, axis)
@@ -175,19 +176,6 @@ def _channel_axis(node: ir.Node, at: int, rank: int) -> int | None:
         transposed = node.attributes.get("transB")
         return 0 if transposed is not None and transposed.as_int() else 1
     return 1 if node.op_type == "MatMul" and at == 1 and rank == 2 else None
-
-
-def _drop(graph: ir.Graph, value: ir.Value | None) -> None:
-    if value is None or value.uses() or value.is_graph_output():
-        return
-    producer = value.producer()
-    if producer is None:
-        graph.initializers.pop(str(value.name), None)
-        return
-    sources = list(producer.inputs)
-    graph.remove(producer, safe=True)
-    for source in sources:
-        _drop(graph, source)
 
 
 def _positive(scale: Any) -> Array:

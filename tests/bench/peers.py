@@ -59,6 +59,16 @@ PEERS = {
 }
 
 
+# Asked for values, not for seconds: what the tests compare with where it is installed (`python -m tests.bench.peers`).
+ORACLES = {"bitsandbytes": Peer("bitsandbytes", ("bitsandbytes==0.50.2", "torch==2.13.0", "numpy==2.4.6"))}
+
+
+def installed(name: str) -> Path | None:
+    """The python of a peer or an oracle, where its environment was made to the end."""
+    folder = BENCH / ".venvs" / name
+    return folder / "bin" / "python" if (folder / INSTALLED).is_file() else None
+
+
 def environment(peer: Peer) -> Path:
     """The peer's python; installs the peer if its requirements are not those already there.
 
@@ -76,5 +86,5 @@ def environment(peer: Peer) -> Path:
 
 
 if __name__ == "__main__":
-    for each in PEERS.values():
+    for each in (*PEERS.values(), *ORACLES.values()):
         print(each.name, environment(each))

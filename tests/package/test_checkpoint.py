@@ -25,8 +25,8 @@ from compressor.package.shards import read_header
 from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
 from tests import readers
+from tests.oracles import python_of
 
-BENCH = Path(__file__).parents[1] / "bench" / ".venvs"
 ENGINES = Path(__file__).parent / "engines"
 SIZES = {
     "vocab_size": 96,
@@ -170,27 +170,43 @@ def test_genais_builder_reads_every_code(source: Path, tmp_path: Path) -> None:
             assert (held[f"{stem}.qzeros"] == 0x88).all()  # two cells whose zero point is 8
 
 
+def ask(name: str, script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Let an engine in an environment of its own read the package."""
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "LOGBAR_ANIMATION": "0"}
+    command = [python_of(name), ENGINES / script, folder, folder / "read.npz"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=folder)
+
+
 def engine(name: str, script: str, folder: Path) -> dict[str, np.ndarray]:
     """What an engine in an environment of its own takes the weights for."""
-    python = BENCH / name / "bin" / "python"
-    if not python.is_file():
-        pytest.skip(f"{python} is absent: python -m tests.bench.peers makes it")
-    output = folder / "read.npz"
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "LOGBAR_ANIMATION": "0"}
-    command = [str(python), str(ENGINES / script), str(folder), str(output)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=folder)
+    ended = ask(name, script, folder)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    with np.load(output) as held:
+    with np.load(folder / "read.npz") as held:
         return dict(held)
 
 
+def with_tokenizer(folder: Path) -> Path:
+    """GPTQModel's loader wants one beside the weights; `run` carries the model's own."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((builtin.TINY_LM / name).read_bytes())
+    return folder
+
+
 @pytest.mark.eval
-@pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
-def test_gptqmodel_reads_every_weight(scheme: str, source: Path, tmp_path: Path) -> None:
-    tensors = written(source, tmp_path, "gptq", scheme=scheme)
-    held = engine("gptqmodel", "gptqmodel_reads.py", tmp_path)
+def test_gptqmodel_reads_every_weight(source: Path, tmp_path: Path) -> None:
+    tensors = written(source, tmp_path, "gptq")
+    held = engine("gptqmodel", "gptqmodel_reads.py", with_tokenizer(tmp_path))
     for name, tensor in tensors.items():  # its products are float16: ours, rounded once
         np.testing.assert_array_equal(held[name], tensor.dequantize().T.half())
+
+
+@pytest.mark.eval
+def test_gptqmodel_takes_zero_points_from_itself_alone(source: Path, tmp_path: Path) -> None:
+    """Old writers of version 1 let them overflow, and it asks who wrote them; we do not say that it was GPTQModel."""
+    written(source, tmp_path, "gptq", scheme="zero_point")
+    ended = ask("gptqmodel", "gptqmodel_reads.py", with_tokenizer(tmp_path))
+    assert ended.returncode != 0
+    assert "only supported if produced by gptqmodel" in ended.stderr
 
 
 @pytest.mark.eval

@@ -13,8 +13,7 @@ import torch
 from compressor.quantize import store
 from compressor.quantize.codebook import BOOKS, Codebook, nearest
 from tests import graphs
-
-BITSANDBYTES = Path("/tmp/venvs/bnb/bin/python")
+from tests.oracles import python_of
 
 
 @pytest.mark.parametrize("book", BOOKS)
@@ -74,14 +73,15 @@ print(json.dumps({"packed": packed.flatten().tolist(), "absmax": state.absmax.to
 """
 
 
-@pytest.mark.skipif(not BITSANDBYTES.is_file(), reason=f"{BITSANDBYTES} is absent: bitsandbytes is not installed")
 @pytest.mark.parametrize("book", BOOKS)
 def test_bitsandbytes_has_the_same_words_codes_and_weights(book: str) -> None:
     from compressor.package.matmulbnb4 import pack
 
     weight = graphs.normal(128, 48)
     given = json.dumps({"weight": weight.tolist(), "block": 64, "book": book})
-    ended = subprocess.run([BITSANDBYTES, "-c", THEIRS], input=given, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [python_of("bitsandbytes"), "-c", THEIRS], input=given, capture_output=True, text=True, check=True
+    )
     theirs = json.loads(ended.stdout.splitlines()[-1])
     solved = Codebook(book, 64).solve(torch.from_numpy(weight))
     np.testing.assert_array_equal(np.float32(theirs["code"]), np.float32(BOOKS[book]))

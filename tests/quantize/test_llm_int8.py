@@ -17,8 +17,8 @@ from compressor.quantize import decompose, store
 from compressor.quantize.graph import find_linears
 from compressor.quantize.llm_int8 import ColumnMaximum, LlmInt8
 from tests import graphs
+from tests.oracles import python_of
 
-BITSANDBYTES = Path("/tmp/venvs/bnb/bin/python")  # a peer of its own environment; torch for the CPU is enough
 WEIGHT = torch.from_numpy(graphs.normal(32, 12))
 LOUD = [5, 20]
 
@@ -79,12 +79,13 @@ print(json.dumps({"codes": codes.tolist(), "weights": weights.tolist(), "columns
 """
 
 
-@pytest.mark.skipif(not BITSANDBYTES.is_file(), reason=f"{BITSANDBYTES} is absent: bitsandbytes is not installed")
 def test_bitsandbytes_has_the_same_columns_codes_and_products() -> None:
     """Its inputs are float16; where every value of an outlier column is one, both leave out the same."""
     x, weight = activations().half().float(), WEIGHT.half().float()
     given = json.dumps({"x": x.tolist(), "weight": weight.tolist()})
-    ended = subprocess.run([BITSANDBYTES, "-c", THEIRS], input=given, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [python_of("bitsandbytes"), "-c", THEIRS], input=given, capture_output=True, text=True, check=True
+    )
     theirs: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     method = LlmInt8(6.0, at_run_time=True)
     solved = method.solve(weight, [])

@@ -1,0 +1,75 @@
+"""A pass that reads a formula backwards from its last node and writes one operator for it.
+
+    class GeluFusion(Fusion):
+        operator, first_opset = "Gelu", 20
+        def find(self, node): ...             the formula that ends in this node, or None
+        def fuse(self, node, found, build):   writes the operator; raises Refused: a near match
+
+`find` looks and `fuse` checks before it writes, so that a refusal leaves the graph as it was. The main graph is visited
+once, in order; what was only part of a formula is dead afterwards and removed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import onnx_ir as ir
+
+from passes.building import Builder
+from passes.dead_node_elimination import DeadNodeElimination
+from passes.local import Refused, require
+from passes.refusal import Refusal
+
+CONTRIB = "com.microsoft"
+
+Found = TypeVar("Found")
+
+
+@dataclass
+class Fusion(ir.passes.InPlacePass, Generic[Found]):
+    """See the head of this file; `edited` and `limit` are how the runner finds a guilty node."""
+
+    operator: ClassVar[str]
+    first_opset: ClassVar[int] = 1
+    domain: ClassVar[str] = ""
+
+    refusals: list[Refusal] = field(default_factory=list, init=False)
+    edited: list[str] = field(default_factory=list, init=False)
+    limit: int | None = field(default=None, init=False)
+
+    @abstractmethod
+    def find(self, node: ir.Node) -> Found | None:
+        """The formula whose last node this is."""
+
+    @abstractmethod
+    def fuse(self, node: ir.Node, found: Found, build: Builder) -> None:
+        """Write the operator in the formula's place. Raises: Refused."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.refusals, self.edited = [], []
+        build, opset = Builder(model.graph), model.opset_imports.get("", 1)
+        for node in list(model.graph):
+            if self.limit is None or len(self.edited) < self.limit:
+                self._visit(node, opset, build)
+        if self.edited:
+            if self.domain:
+                model.opset_imports[self.domain] = 1
+            model.graph.sort()
+            DeadNodeElimination()(model)
+        return ir.passes.PassResult(model, bool(self.edited))
+
+    def _visit(self, node: ir.Node, opset: int, build: Builder) -> None:
+        found: Any = self.find(node) if node.graph is not None else None  # None: gone with an earlier formula
+        if found is None:
+            return
+        name = f"{node.op_type} {node.name or node.outputs[0].name}"
+        try:
+            require(opset >= self.first_opset, f"opset {opset} has no {self.operator}; it came with {self.first_opset}")
+            build.before(node)
+            self.fuse(node, found, build)
+        except Refused as reason:
+            self.refusals.append(Refusal.of(node, str(reason)))
+            return
+        self.edited.append(name)
