@@ -46,7 +46,7 @@ def load(folder: Path, task: Task, wanted: Export) -> Loaded:
     with quiet():
         try:
             model, info = auto.from_pretrained(folder, attn_implementation=attention(wanted.opset), **options)
-        except Exception as error:
+        except Exception as error:  # transformers' own kinds; a model that has no sdpa computes the same in eager form
             if "attn_implementation" not in str(error) and "scaled_dot_product" not in str(error):
                 raise RequestError(f"{folder}: transformers cannot load it for {task.name}: {line(error)}") from error
             model, info = auto.from_pretrained(folder, attn_implementation="eager", **options)
