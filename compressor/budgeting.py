@@ -49,7 +49,7 @@ def allocate(
     budget, method = recipe.quantize.budget, recipe.quantize.method
     assert budget is not None  # the caller's reason to call
     assert isinstance(method, OnGrid)  # held by compressor.impossible
-    grid = Grid(method.bits, method.scheme, method.scale_search, catalog.FORMATS[recipe.format].half_scales)
+    grid = Grid(method.bits, recipe.scheme, method.scale_search, catalog.FORMATS[recipe.format].half_scales)
     losses = sensitivity.measure(
         model,
         linears,
@@ -87,7 +87,7 @@ def candidates(recipe: Recipe, method: Rtn | Gptq, shape: tuple[int, int]) -> li
         Choice(bits, size)
         for bits in form.cells
         for size in (*sizes, PER_CHANNEL)
-        if not any(formats.refusals(recipe.target, recipe.format, formats.Settings("", bits, size, method.scheme)))
+        if not any(formats.refusals(recipe.target, recipe.format, formats.Settings("", bits, size, recipe.scheme)))
         and not formats.misfit(recipe.target, recipe.format, shape, bits, size)
     ]
     if not found:
@@ -100,7 +100,7 @@ def _size(recipe: Recipe, method: Rtn | Gptq, linear: Linear, choice: Choice) ->
     form, (rows, columns) = catalog.FORMATS[recipe.format], linear.shape
     cell = catalog.FORMATS["qdq"].cells[choice.bits] if linear.window else form.cells[choice.bits]
     groups = -(-rows // choice.group_size) if choice.group_size > 0 else 1
-    zero = cell if method.scheme == "zero_point" else 0
+    zero = cell if recipe.scheme == "zero_point" else 0
     scale = HALF_SCALE_BITS if form.half_scales else SCALE_BITS
     return rows * columns * cell + groups * columns * (scale + zero)
 

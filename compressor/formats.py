@@ -47,6 +47,9 @@ def refusals(target: str, form: str, asked: Settings) -> Iterator[Refusal]:
     if asked.group_size not in entry.groups:
         text = f"a {form} package holds groups of {_listed(entry.groups)}, not {asked.group_size}"
         yield _place(asked, "group_size"), text
+    if entry.checkpoint and asked.scheme == "symmetric":
+        text = f"a {form} package holds scales above zero: absmax or zero_point, not symmetric"
+        yield _place(asked, "scheme"), text
     rules = RULES.get(target, {})
     cell = min((cell for cell in rules if asked.bits <= cell), default=None)
     if cell is None:
@@ -57,6 +60,11 @@ def refusals(target: str, form: str, asked: Settings) -> Iterator[Refusal]:
         yield _place(asked, "group_size"), text
     if asked.scheme not in schemes:
         yield _place(asked, "scheme"), f"{target} runs {_listed(schemes)}, not {asked.scheme}"
+
+
+def scheme_of(target: str, form: str) -> str:
+    """The most accurate grid around zero that a package and its target hold."""
+    return "absmax" if catalog.FORMATS[form].checkpoint or target in RULES else "symmetric"
 
 
 def misfit(target: str, form: str, shape: tuple[int, int], bits: int, group_size: Group) -> str:

@@ -23,6 +23,7 @@ def optimize(exported: str, recipe: Recipe) -> Keyed:
 def quantize(optimized: str, recipe: Recipe) -> Keyed:
     """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
     options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json", exclude_none=True)}
+    options["scheme"] = recipe.scheme
     options["half_scales"] = catalog.FORMATS[recipe.format].half_scales
     if recipe.quantize.name in catalog.REWRITERS:
         options["target"] = recipe.target

@@ -29,7 +29,7 @@ from compressor.errors import RequestError
 from compressor.progress import Track, identity
 from compressor.providers import backends, combinations, prediction
 from compressor.providers.combinations import Wanted
-from compressor.recipe import OnGrid, Recipe
+from compressor.recipe import Recipe
 from compressor.report import Report
 from compressor.session import load_model, save_model
 from compressor.sources import Source
@@ -186,7 +186,7 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
     if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
         genai.write(draft.folder, config, sizes)
         draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
-    draft.facts |= {"nodes": _count_nodes(packed.model), "method": quantizing.describe(recipe.quantize)}
+    draft.facts |= {"nodes": _count_nodes(packed.model), "method": quantizing.describe(recipe)}
     draft.facts |= {"stored": packed.stored, "weight_bytes": dict(packed.weight_bytes)}
 
 
@@ -197,16 +197,14 @@ def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None
     from compressor.quantize import store
     from compressor.quantize.qtensor import Choice
 
-    method = recipe.quantize.method
-    assert isinstance(method, OnGrid)  # held by Recipe.refusals
     source, form = sources.find(recipe.package.checkpoint or recipe.model), catalog.FORMATS[recipe.format]
-    layout, symmetric = catalog.resolve(form.where), method.scheme == "absmax"
+    layout, symmetric = catalog.resolve(form.where), recipe.scheme != "zero_point"
     chosen = {row["layer"]: Choice(row["bits"], row["group_size"]) for row in quantized.facts["layers"]}
     tensors = store.Reader(quantized.directory)
     packed = checkpoint.write(source.folder, draft.folder, layout, chosen, tensors.read, symmetric=symmetric)
     sources.carry(source.folder, draft.folder)
     checkpoint.add_config(draft.folder, layout.config(chosen, list(quantized.facts["left_alone"]), symmetric))
-    draft.facts |= {"method": quantizing.describe(recipe.quantize), "stored": recipe.format, "weight_bytes": packed}
+    draft.facts |= {"method": quantizing.describe(recipe), "stored": recipe.format, "weight_bytes": packed}
 
 
 def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact | None:

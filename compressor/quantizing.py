@@ -25,7 +25,7 @@ from compressor.quantize.graph import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Choice, Grid
 from compressor.quantize.rewritten import refuse_quantized
-from compressor.recipe import Gptq, OnGrid, Quantize, Recipe
+from compressor.recipe import Gptq, OnGrid, Recipe
 from compressor.samples import Samples
 from compressor.session import load_model, save_model
 
@@ -89,15 +89,15 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
     return Packed(model, "matmulinteger, int8", write(model, linears, tensors.read, outliers, recipe.target))
 
 
-def describe(options: Quantize) -> str:
+def describe(recipe: Recipe) -> str:
     """The method with what shapes its numbers, in a line."""
-    name, method = options.name, options.method
+    options, name, method = recipe.quantize, recipe.quantize.name, recipe.quantize.method
     if not isinstance(method, OnGrid):
         fields = method.model_dump(exclude_none=True, exclude_defaults=True)
         return ", ".join([name, *(f"{field} {value}" for field, value in fields.items())])
     group = {-1: "per channel", "tensor": "per tensor"}.get(method.group_size, f"groups of {method.group_size}")
     grid = "bits and groups by budget" if options.budget else f"{method.bits} bits, {group}"
-    return f"{name}, {grid}, {method.scheme}"
+    return f"{name}, {grid}, {recipe.scheme}"
 
 
 def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:
@@ -162,7 +162,7 @@ def _solver(recipe: Recipe) -> Any:
     assert isinstance(method, OnGrid)  # the others decompose or rewrite
     group_size = PER_TENSOR if method.group_size == "tensor" else method.group_size
     half = catalog.FORMATS[recipe.format].half_scales or recipe.export.dtype == "float16"
-    grid = Grid(method.bits, method.scheme, method.scale_search, half)
+    grid = Grid(method.bits, recipe.scheme, method.scale_search, half)
     own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
     return catalog.resolve(catalog.SOLVERS[options.name])(grid, group_size, **own)
 

@@ -25,7 +25,8 @@ from compressor.methods import Codebook, Dynamic, Images, Keep, LlmInt8, Section
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3, 2]
 GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # ONNX Runtime's MatMulNBits: powers of two from 16; 512 returned zeros
-Scheme = Literal["absmax", "zero_point"]
+Scheme = Literal["absmax", "zero_point", "symmetric"]
+SCHEME = "absmax, zero_point or symmetric, which leaves no code unused; none: symmetric where the package holds it"
 Dtype = Literal["float32", "float16", "bfloat16"]
 Target = Literal["generic", "cpu", "cuda", "tensorrt"]
 Format = Literal["matmulnbits", "qdq", "gptq", "compressed_tensors"]
@@ -80,13 +81,13 @@ class Calibration(Section):
 
 
 class Rtn(Section):
-    """Round to nearest: absmax (symmetric) or zero-point (asymmetric), no calibration."""
+    """Round to nearest: absmax and symmetric, or zero-point (asymmetric), no calibration."""
 
     bits: Bits = 4
     group_size: GroupSize | Literal["tensor"] = Field(
         32, description="rows of the input that share a scale; -1 per channel; tensor: one scale for all"
     )
-    scheme: Scheme = "absmax"
+    scheme: Scheme | None = Field(None, description=SCHEME)
     scale_search: bool = Field(False, description="shrink each scale to the least squared error")
 
 
@@ -95,7 +96,7 @@ class Gptq(Section):
 
     bits: Bits = 4
     group_size: GroupSize = Field(128, description="rows of the input that share a scale; -1 per channel")
-    scheme: Scheme = "absmax"
+    scheme: Scheme | None = Field(None, description=SCHEME)
     damping: float = Field(0.01, gt=0, lt=1, description="times the mean diagonal; 0.01 is the paper's")
     act_order: bool = Field(True, description="most active inputs first; groups stay as stored, free at run time")
     scale_search: bool = Field(True, description="shrink each scale to the least squared error")
@@ -303,6 +304,13 @@ class Recipe(Section):
         """The package format: the one it names, or that of its target."""
         return self.package.format or catalog.FORMAT_OF[self.target]
 
+    @property
+    def scheme(self) -> str:
+        """The grid of a method that has one: the one it names, or the best that target and package hold."""
+        method = self.quantize.method
+        named = method.scheme if isinstance(method, OnGrid) else None
+        return named or formats.scheme_of(self.target, self.format)
+
     def as_graph(self) -> Recipe:
         """The same, packaged as a graph where it is a checkpoint: what can be measured here."""
         graph = self.package.model_copy(update={"format": catalog.FORMAT_OF[self.target], "paged": False})
@@ -313,7 +321,7 @@ class Recipe(Section):
         yield from impossible.findings(self)
         name, method = self.quantize.name, self.quantize.method
         if isinstance(method, OnGrid):
-            grid = formats.Settings(name, method.bits, method.group_size, method.scheme)
+            grid = formats.Settings(name, method.bits, method.group_size, self.scheme)
             found = formats.refusals(self.target, self.format, grid)
             chosen = ("bits", "group_size") if self.quantize.budget else ()
             yield from (one for one in found if one[0][-1] not in chosen)

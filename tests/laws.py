@@ -175,26 +175,33 @@ def assert_on_grid(solved: QTensor, solver: Solver, rows: int) -> None:
     assert solved.scale.shape == solved.zero.shape == (groups, solved.shape[1])
     assert (solved.q.dtype, solved.zero.dtype) == (torch.uint8, torch.uint8)
     assert max(int(solved.q.max()), int(solved.zero.max())) <= solver.grid.levels
-    assert bool((solved.scale > 0).all())
+    assert bool((solved.scale > 0).all() if solver.grid.scheme != "symmetric" else (solved.scale != 0).all())
     assert solved.dequantize().isfinite().all()
 
 
 def fit_slowly(weight: np.ndarray, grid: Grid) -> tuple[float, float]:
     """Scale and zero point of one group of one column, as `qtensor.py` has them in its first lines."""
     levels, found = 2**grid.bits - 1, []
-    for factor in [1 - 0.05 * step for step in range(STEPS[grid.bits] if grid.scale_search else 1)]:
-        if grid.scheme == "absmax":
-            zero = 2.0 ** (grid.bits - 1)
-            scale = factor * np.abs(weight).max() / (2 ** (grid.bits - 1) - 1)
-        else:
-            low, high = min(weight.min(), 0), max(weight.max(), 0)
-            scale = factor * (high - low) / levels
-            zero = np.rint(-low / (high - low) * levels) if scale else 0.0
-        scale = scale or 1.0
+    for scale, zero in _tried(weight, grid):
         error = np.square((encode_slowly(weight, scale, zero, levels) - zero) * scale - weight).sum()
         found.append((error, scale, zero))
     _, scale, zero = min(found, key=lambda one: one[0])
     return scale, zero
+
+
+def _tried(weight: np.ndarray, grid: Grid) -> list[tuple[float, float]]:
+    """Every scale and zero point that the scheme looks at, the first of equally good ones first."""
+    factors = [1 - 0.05 * step for step in range(STEPS[grid.bits] if grid.scale_search else 1)]
+    low, high, levels, middle = min(weight.min(), 0), max(weight.max(), 0), 2**grid.bits - 1, 2.0 ** (grid.bits - 1)
+    if not weight.any():
+        return [(1.0, 0.0 if grid.scheme == "zero_point" else middle)]
+    above = [(factor * np.abs(weight).max() / (middle - 1), middle) for factor in factors]
+    ends = [(factor * (high - low) / levels, np.rint(-low / (high - low) * levels)) for factor in factors]
+    if grid.scheme != "symmetric":
+        return above if grid.scheme == "absmax" else ends
+    both = [(sign * scale, middle) for scale, _ in above for sign in (1, -1)]
+    one_sign = len(weight) >= 32 and (weight.min() >= 0 or weight.max() <= 0)
+    return [*both, (-(high if high > -low else low) / middle, middle), *(ends if one_sign else [])]
 
 
 def encode_slowly(weight: np.ndarray, scale: float, zero: float, levels: int) -> np.ndarray:

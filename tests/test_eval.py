@@ -118,7 +118,9 @@ def test_stories_exported(stories: Trained) -> None:
 
 @pytest.mark.parametrize(("bits", "figure", "same"), [(8, 3.884, SAME), (4, 4.60, SAME), (3, 24.5, SAME_AT_THREE_BITS)])
 def test_stories_rounded_per_row(bits: int, figure: float, same: float, stories: Trained) -> None:
-    assert stories.perplexity(rtn={"bits": bits, "group_size": -1}) == pytest.approx(figure, rel=same)
+    assert stories.perplexity(rtn={"bits": bits, "group_size": -1, "scheme": "absmax"}) == pytest.approx(
+        figure, rel=same
+    )
 
 
 def test_stories_gptq_is_no_worse_than_rounding(stories_split: Trained) -> None:
@@ -160,7 +162,9 @@ def test_mix10m_exported(mix10m: Trained) -> None:
 
 @pytest.mark.parametrize(("group_size", "figure"), [(-1, 55.844), (128, 54.931), (64, 54.688), (32, 54.432)])
 def test_mix10m_rounded_to_three_bits(group_size: int, figure: float, mix10m: Trained) -> None:
-    assert mix10m.perplexity(rtn={"bits": 3, "group_size": group_size}) == pytest.approx(figure, rel=SAME)
+    assert mix10m.perplexity(rtn={"bits": 3, "group_size": group_size, "scheme": "absmax"}) == pytest.approx(
+        figure, rel=SAME
+    )
 
 
 @pytest.mark.parametrize("group_size", [128, 64, 32])

@@ -7,13 +7,15 @@ column, 0 one for the whole matrix, its scale and zero point repeated for each c
 
     absmax       scale = max|w| / (2^(bits-1) - 1)       zero = 2^(bits-1)
     zero_point   scale = (max - min) / (2^bits - 1)      zero = round(-min / scale), the range stretched to hold 0
+    symmetric    the best, by squared error, of absmax and of two grids that leave no code unused:
+                 scale = -w_longest / 2^(bits-1)         zero = 2^(bits-1): the side that reaches further gets one more
+                 zero_point's, where 32 weights or more of a group all have one sign
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,9 @@ PER_CHANNEL, PER_TENSOR = -1, 0
 # 0.3 and 1; steps of 0.05 find it within the step.
 SHRINK_STEP = 0.05
 SHRINK_STEPS = {8: 8, 4: 8, 3: 8, 2: 15}
+# Smaller groups are of one sign by chance, one in 2^15 of those of 16; a zero point of its own for such a group would
+# cost every other group of the weight one too.
+ONE_SIGN_ROWS = 32
 # What a float16 can hold: scales that a format stores in it are fitted as it will store them.
 HALF_RANGE = (2.0**-24, 65504.0)
 
@@ -91,16 +96,18 @@ class Grid:
         """The largest code."""
         return int(2**self.bits - 1)
 
-    def fit(self, weight: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-        """Scale and zero (both float32) for weights that share them along `dim`, which is kept with size 1."""
-        span = partial(self._span, weight, dim)
-        scale, zero = span(1.0)
-        if not self.scale_search:
-            return scale, zero
-        least = self._squared_error(weight, scale, zero, dim)
-        for step in range(1, SHRINK_STEPS[self.bits]):
-            candidate_scale, candidate_zero = span(1 - SHRINK_STEP * step)
-            error = self._squared_error(weight, candidate_scale, candidate_zero, dim)
+    def fit(self, weight: Tensor, dim: int = 0, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and zero (both float32) for weights that share them along `dim`, which is kept with size 1.
+
+        importance: what the squared error of each weight counts, in a shape that broadcasts to theirs; none: all alike.
+        """
+        spans = self._spans(weight, dim)
+        scale, zero = next(spans)
+        least = None
+        for candidate_scale, candidate_zero in spans:
+            if least is None:
+                least = self._squared_error(weight, scale, zero, dim, importance)
+            error = self._squared_error(weight, candidate_scale, candidate_zero, dim, importance)
             better = error < least
             least = torch.where(better, error, least)
             scale, zero = torch.where(better, candidate_scale, scale), torch.where(better, candidate_zero, zero)
@@ -110,25 +117,54 @@ class Grid:
         """Nearest codes, not yet integers in type: round(weight / scale + zero), ties to even, within the grid."""
         return torch.addcdiv(zero, weight, scale, out=out).round_().clamp_(0, self.levels)
 
-    def _span(self, weight: Tensor, dim: int, factor: float) -> tuple[Tensor, Tensor]:
-        scale, zero = _SPANS[self.scheme](weight, dim, self.bits, factor)
-        return (scale.half().to(scale).clamp(*HALF_RANGE), zero) if self.half_scales else (scale, zero)
+    def _spans(self, weight: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every scale and zero that is tried, the plain one first."""
+        for scale, zero in _SPANS[self.scheme](weight, dim, self.bits, self._factors()):
+            yield (_half(scale) if self.half_scales else scale), zero
 
-    def _squared_error(self, weight: Tensor, scale: Tensor, zero: Tensor, dim: int) -> Tensor:
+    def _factors(self) -> list[float]:
+        steps = SHRINK_STEPS[self.bits] if self.scale_search else 1
+        return [1 - SHRINK_STEP * step for step in range(steps)]
+
+    def _squared_error(
+        self, weight: Tensor, scale: Tensor, zero: Tensor, dim: int, importance: Tensor | None
+    ) -> Tensor:
         decoded = self.encode(weight, scale, zero).sub_(zero).mul_(scale)
-        return decoded.sub_(weight).square_().sum(dim, keepdim=True)
+        squared = decoded.sub_(weight).square_()
+        return (squared if importance is None else squared.mul_(importance)).sum(dim, keepdim=True)
 
 
-def _absmax(weight: Tensor, dim: int, bits: int, factor: float) -> tuple[Tensor, Tensor]:
+Spans = Iterator[tuple[Tensor, Tensor]]
+
+
+def _absmax(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
     half = 2 ** (bits - 1)
-    scale = _positive(weight.abs().amax(dim, keepdim=True) * (factor / (half - 1)))
-    return scale, torch.full_like(scale, half)
+    largest = weight.abs().amax(dim, keepdim=True)
+    for factor in factors:
+        scale = _positive(largest * (factor / (half - 1)))
+        yield scale, torch.full_like(scale, half)
 
 
-def _zero_point(weight: Tensor, dim: int, bits: int, factor: float) -> tuple[Tensor, Tensor]:
+def _zero_point(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
     low, high = weight.amin(dim, keepdim=True).clamp_max(0), weight.amax(dim, keepdim=True).clamp_min(0)
-    scale = _positive((high - low) * (factor / (2**bits - 1)))
-    return scale, (-low * factor / scale).round_().clamp_(0, 2**bits - 1)
+    for factor in factors:
+        scale = _positive((high - low) * (factor / (2**bits - 1)))
+        yield scale, (-low * factor / scale).round_().clamp_(0, 2**bits - 1)
+
+
+def _symmetric(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
+    low, high = weight.amin(dim, keepdim=True), weight.amax(dim, keepdim=True)
+    longest, half = torch.where(high > -low, high, low), 2 ** (bits - 1)
+    for factor, (scale, zero) in zip(factors, _absmax(weight, dim, bits, factors), strict=True):
+        yield scale, zero
+        if factor < 1:  # at 1 no weight reaches the code that either sign has more
+            yield -scale, zero
+    whole, middle = torch.where(longest == 0, torch.ones_like(longest), -longest / half), torch.full_like(longest, half)
+    yield whole, middle
+    one_sign = (low >= 0) | (high <= 0)
+    if weight.shape[dim] >= ONE_SIGN_ROWS and bool(one_sign.any()):
+        for scale, zero in _zero_point(weight, dim, bits, factors):
+            yield torch.where(one_sign, scale, whole), torch.where(one_sign, zero, middle)
 
 
 def _positive(scale: Tensor) -> Tensor:
@@ -136,7 +172,12 @@ def _positive(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-_SPANS = {"absmax": _absmax, "zero_point": _zero_point}
+def _half(scale: Tensor) -> Tensor:
+    """As a float16 holds it, the sign kept."""
+    return torch.copysign(scale.abs().half().to(scale).clamp(*HALF_RANGE), scale)
+
+
+_SPANS = {"absmax": _absmax, "zero_point": _zero_point, "symmetric": _symmetric}
 
 
 def rows_of_group(rows: int, group_size: int) -> list[slice]:

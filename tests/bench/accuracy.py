@@ -1,31 +1,31 @@
 """Accuracy: every method x bits x group on models that nobody here made; the peers' GPTQ on the same rows.
 
-    make accuracy      or      python -m tests.bench.accuracy [--models mix10m] [--bits 3 2] [--groups 128 64]
-                                                              [--seeds 5] [--peers] [--work FOLDER]
+    make accuracy      or      python -m tests.bench.accuracy [--models mix10m] [--methods gptq gptqmodel] [--bits 3 2]
+                                                [--groups 128 64] [--seeds 5] [--peers] [--work FOLDER] [--rows FILE]
 
 Ours goes the product's way: exported and optimized once, quantized, packed as MatMulNBits, served by ONNX Runtime. A
 peer's checkpoint is dequantized by a reader of our own (tests/readers.py) into the same graph, so that one engine and
 one text measure all. Perplexity of each held-out text, KL(float || quantized) on the first, bytes of the packed
-weights, seconds of quantize. Written to results/.
+weights, seconds of quantize. Each cell is a line of results/accuracy.jsonl as soon as it is known; cells that have one
+are not measured again, so a run that was stopped goes on. `accuracy_table.py` draws the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -39,15 +39,50 @@ from compressor.recipe import Perplexity
 from compressor.session import load_model, open_session
 from compressor.validate.agreement import log_softmax
 from tests import readers
-from tests.bench import peers
+from tests.bench import accuracy_table, peers
 
 BENCH = Path(__file__).resolve().parent
-RESULTS = BENCH / "results" / "accuracy.json"
+ROWS = BENCH / "results" / "accuracy.jsonl"
 EVAL = BENCH.parents[2] / "shared" / "eval"
 BITS, GROUPS = (8, 4, 3, 2), (-1, 128, 64, 32)
 ROWS_PER_CALL = 8  # windows
 
 Row = dict[str, Any]
+
+
+class Method(NamedTuple):
+    """A section of a recipe, and the settings that it has."""
+
+    section: Mapping[str, Any]  # without bits and group
+    name: str  # of the method in it that takes bits and group; empty: it has none
+    bits: tuple[int, ...] = BITS
+    groups: tuple[int, ...] = GROUPS
+    drawn: bool = True  # looks at calibration data, so that another seed is another result
+
+
+METHODS = {
+    "rtn absmax": Method({"rtn": {"scheme": "absmax"}}, "rtn", drawn=False),
+    "rtn zero_point": Method({"rtn": {"scheme": "zero_point"}}, "rtn", drawn=False),
+    "rtn": Method({"rtn": {}}, "rtn", drawn=False),
+    "rtn searched": Method({"rtn": {"scale_search": True}}, "rtn", drawn=False),
+    "gptq": Method({"gptq": {}}, "gptq"),
+    "gptq zero_point": Method({"gptq": {"scheme": "zero_point"}}, "gptq"),
+    "nf4": Method({"nf4": {}}, "", (4,), (64,), drawn=False),
+    "fp4": Method({"fp4": {}}, "", (4,), (64,), drawn=False),
+    "llm_int8": Method({"llm_int8": {}}, "", (8,), (-1,)),
+    "dynamic": Method({"dynamic": {}}, "", (8,), (-1,), drawn=False),
+    "static_qdq": Method({"static_qdq": {}}, "", (8,), (-1,)),
+}
+
+
+class Cell(NamedTuple):
+    """One number of the table."""
+
+    model: str
+    method: str
+    bits: int
+    group: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -141,105 +176,93 @@ def targets(windows: Windows) -> Iterator[np.ndarray]:
         yield ids[:, 1:][mask[:, 1:].astype(bool)]
 
 
-def ours(contest: Contest, method: str, bits: int, group_size: int, seed: int) -> Row:
+def ours(contest: Contest, cell: Cell) -> Row:
     """One cell of the table, the product's way."""
-    options = contest.options({method: {"bits": bits, "group_size": group_size}}, seed)
-    place = Shelf(contest.work / "cells")
-    begin = time.perf_counter()
-    quantized = pipeline.quantize(contest.optimized, options, place)
-    seconds = quantized.measured()["seconds"] if quantized.reused else time.perf_counter() - begin
-    packed = pipeline.package(contest.optimized, quantized, options, place)
-    row = contest.measure(runner(packed.model))
-    return row | {"bytes": sum(packed.facts["weight_bytes"].values()), "seconds": round(seconds, 1)}
+    method = METHODS[cell.method]
+    asked = {"bits": cell.bits, "group_size": cell.group}
+    section = dict(method.section) | ({method.name: {**method.section[method.name], **asked}} if method.name else {})
+    options = contest.options(section, cell.seed)
+    with tempfile.TemporaryDirectory(dir=contest.work) as folder:
+        begin = time.perf_counter()
+        quantized = pipeline.quantize(contest.optimized, options, Shelf(Path(folder)))
+        seconds = time.perf_counter() - begin
+        packed = pipeline.package(contest.optimized, quantized, options, Shelf(Path(folder)))
+        row = contest.measure(runner(packed.model))
+        nbytes = sum(packed.facts["weight_bytes"].values())
+    return row | ({"bytes": nbytes} if nbytes else {}) | {"seconds": round(seconds, 1)}
 
 
-def theirs(contest: Contest, peer: peers.Peer, bits: int, group_size: int, seed: int) -> Row:
+def theirs(contest: Contest, cell: Cell) -> Row:
     """The same cell by a peer: the same rows, its own defaults, its weights in our float graph."""
-    output = contest.work / f"{peer.name}-{bits}-{group_size}-{seed}"
-    document = output / "laps.json"
-    if not document.is_file():
-        rows = contest.work / f"rows-{seed}.npy"
-        vocabulary, data = Vocabulary.of(contest.folder), contest.options({"gptq": {}}, seed).calibration
-        np.save(rows, calibration.calibration_windows(data, vocabulary, None).ids)
-        command = [peers.environment(peer), peer.runner, contest.folder, rows, output, bits, group_size]
-        environment = os.environ | dict(peer.variables) | {"PYTHONPATH": ""}
-        ended = subprocess.run(
-            [str(part) for part in command],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            cwd=contest.work,
-        )
-        document.write_text(ended.stdout.strip().splitlines()[-1], encoding="utf-8")
+    peer, output = peers.PEERS[cell.method], contest.work / f"{cell.method}-{cell.bits}-{cell.group}-{cell.seed}"
+    rows = contest.work / f"rows-{cell.seed}.npy"
+    vocabulary, data = Vocabulary.of(contest.folder), contest.options({"gptq": {}}, cell.seed).calibration
+    np.save(rows, calibration.calibration_windows(data, vocabulary, None).ids)
+    command = [peers.environment(peer), peer.runner, contest.folder, rows, output, cell.bits, cell.group, "defaults"]
+    environment = os.environ | dict(peer.variables) | {"PYTHONPATH": ""}
+    ended = subprocess.run(
+        [str(part) for part in command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=contest.work,
+    )
+    if ended.returncode:
+        return {"refused": ended.stderr.strip().splitlines()[-1][:200]}
     model, weights = load_model(contest.optimized.model), readers.weights(output)
     linears, _ = graph.find_linears(model, ["lm_head"])
     for linear in linears:
         weight = weights.pop(linear.name)
         linear.weight.const_value = ir.tensor(np.ascontiguousarray(weight.T if linear.transposed else weight))
     assert not weights, f"{peer.name} quantized {sorted(weights)}, which the graph does not know"
-    seconds = json.loads(document.read_text(encoding="utf-8"))["quantize_seconds"]
+    seconds = json.loads(ended.stdout.strip().splitlines()[-1])["quantize_seconds"]
     return contest.measure(runner(model)) | {"seconds": round(seconds, 1)}
 
 
-def table(contest: Contest, bits: Sequence[int], groups: Sequence[int], seeds: int, rivals: Sequence[str]) -> list[Row]:
-    """A row for each method and setting; over several seeds the mean, with its standard error."""
-    rows = [{"model": contest.name, "method": "float"} | contest.measure(runner(contest.optimized.model))]
-    for b, g in ((b, g) for b in bits for g in groups):
-        makers = {
-            "rtn": lambda b, g, s: ours(contest, "rtn", b, g, s),
-            "gptq": lambda b, g, s: ours(contest, "gptq", b, g, s),
-        }
-        makers |= {name: lambda b, g, s, name=name: theirs(contest, peers.PEERS[name], b, g, s) for name in rivals}
-        for name, make in makers.items():
-            found = [make(b, g, seed) for seed in range(1 if name == "rtn" else seeds)]
-            rows.append({"model": contest.name, "method": name, "bits": b, "group": g} | mean(found))
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return rows
+def cells(asked: argparse.Namespace) -> Iterator[Cell]:
+    """Every cell that was asked for and that its method has, the float model first."""
+    rivals = {name: Method({}, "", BITS, GROUPS) for name in peers.PEERS} if asked.peers else {}
+    known = METHODS | rivals
+    for model in asked.models:
+        yield Cell(model, "float", 32, 0, 0)
+        for bits, group, seed in itertools.product(asked.bits, asked.groups, range(asked.seeds)):
+            for name in asked.methods or known:
+                method = known[name]
+                if bits in method.bits and group in method.groups and (method.drawn or seed == 0):
+                    yield Cell(model, name, bits, group, seed)
 
 
-def mean(rows: list[Row]) -> Row:
-    merged: Row = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        merged[name] = round(statistics.fmean(values), 5) if len(values) > 1 else values[0]
-        if len(values) > 1 and name.startswith("perplexity"):
-            merged[f"{name} error"] = round(statistics.stdev(values) / math.sqrt(len(values)), 5)
-    return merged
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def measure(contest: Contest, cell: Cell) -> Row:
+    if cell.method == "float":
+        return contest.measure(runner(contest.optimized.model))
+    return (theirs if cell.method in peers.PEERS else ours)(contest, cell)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["mix10m", "stories260K"])
+    parser.add_argument("--models", nargs="+", default=["stories260K", "mix10m"])
+    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; none: all")
     parser.add_argument("--bits", nargs="+", type=int, default=list(BITS))
     parser.add_argument("--groups", nargs="+", type=int, default=list(GROUPS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--peers", action="store_true", help="GPTQModel and llm-compressor too, minutes for each cell")
-    parser.add_argument("--work", type=Path, help="kept, and taken up again; none: a temporary folder")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, help="where graphs are exported; none: a temporary folder")
+    parser.add_argument("--rows", type=Path, default=ROWS)
     asked = parser.parse_args()
+    done = {tuple(row[name] for name in Cell._fields) for row in accuracy_table.read(asked.rows)}
     with tempfile.TemporaryDirectory(prefix="compress-accuracy-") as folder:
         known = contests((asked.work or Path(folder)).resolve())
-        rivals = list(peers.PEERS) if asked.peers else []
-        rows = [
-            row for name in asked.models for row in table(known[name], asked.bits, asked.groups, asked.seeds, rivals)
-        ]
-    facts = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": " ".join(["python -m tests.bench.accuracy", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "peers": {peer.name: peer.requirements[0] for peer in peers.PEERS.values()} if asked.peers else {},
-    }
-    asked.output.parent.mkdir(exist_ok=True)
-    asked.output.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    asked.output.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
-    print(markdown(rows))
+        for cell in cells(asked):
+            if cell in done:
+                continue
+            row = cell._asdict() | measure(known[cell.model], cell)
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            with asked.rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+    table = accuracy_table.markdown(accuracy_table.read(asked.rows))
+    asked.rows.with_suffix(".md").write_text(table, encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":

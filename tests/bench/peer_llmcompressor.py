@@ -1,10 +1,10 @@
 """llm-compressor on the benchmark's model, run with the peer's own python.
 
-    peer_llmcompressor.py MODEL CALIBRATION OUTPUT [BITS GROUP]
+    peer_llmcompressor.py MODEL CALIBRATION OUTPUT [BITS GROUP [defaults]]
     ->   OUTPUT as `pack-quantized`, one line of JSON (laps.py)
 
-4 bits and groups of 128 unless told otherwise, symmetric, no act-order; damping (0.01) and sequential targets (one
-decoder layer) at their defaults.
+4 bits and groups of 128 unless told otherwise, symmetric; damping (0.01) and sequential targets (one decoder layer) at
+their defaults. `defaults`: its act-order (static) too; without, none, which is faster.
 """
 
 import sys
@@ -19,14 +19,17 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def recipe(bits: int, group_size: int) -> GPTQModifier:
+def recipe(bits: int, group_size: int, how: str) -> GPTQModifier:
     span = {"strategy": "channel"} if group_size < 0 else {"strategy": "group", "group_size": group_size}
     weights = {"num_bits": bits, "type": "int", "symmetric": True, "dynamic": False, **span}
     group = {"targets": ["Linear"], "weights": weights}
-    return GPTQModifier(ignore=["lm_head"], config_groups={"group_0": group}, actorder=None)  # "static" by default
+    order = {} if how == "defaults" else {"actorder": None}
+    return GPTQModifier(ignore=["lm_head"], config_groups={"group_0": group}, **order)
 
 
-def main(model: Path, calibration: Path, output: Path, bits: str = "4", group_size: str = "128") -> None:
+def main(
+    model: Path, calibration: Path, output: Path, bits: str = "4", group_size: str = "128", how: str = "fastest"
+) -> None:
     laps = Laps()
     with laps("load"):
         network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -38,7 +41,7 @@ def main(model: Path, calibration: Path, output: Path, bits: str = "4", group_si
         oneshot(
             model=network,
             tokenizer=tokenizer,
-            recipe=recipe(int(bits), int(group_size)),
+            recipe=recipe(int(bits), int(group_size), how),
             dataset=DataLoader(samples, batch_size=1),
         )
     with laps("save"):

@@ -18,7 +18,7 @@ from compressor.session import open_session
 from tests import graphs, laws
 from tests.qtensors import SHAPES, assert_equal, packed_and_dequantized, random_tensor, three_linears
 
-BITS, SCHEMES = (8, 4, 3, 2), ("absmax", "zero_point")
+BITS, SCHEMES = (8, 4, 3, 2), ("absmax", "zero_point", "symmetric")
 GROUP_SIZES = (PER_CHANNEL, PER_TENSOR, 16, 32, 64, 128, 256)
 ROWS = (5, 16, 48, 172, 300)  # under a block; one; an odd number of them; short last ones
 

@@ -18,7 +18,7 @@ from compressor.session import open_session
 from tests import graphs, laws
 from tests.qtensors import packed_and_dequantized, random_tensor
 
-BITS, SCHEMES = (8, 4, 3, 2), ("absmax", "zero_point")
+BITS, SCHEMES = (8, 4, 3, 2), ("absmax", "zero_point", "symmetric")
 GROUP_SIZES = (PER_CHANNEL, PER_TENSOR, 16, 32, 64, 128, 256)
 ROWS = (5, 300)  # under a block; many of them and a short last one
 

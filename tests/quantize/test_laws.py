@@ -10,9 +10,11 @@ from compressor import catalog
 from compressor.quantize.qtensor import Grid
 from tests import laws
 
-GRIDS = [Grid(*choice) for choice in itertools.product((8, 4, 3, 2), ("absmax", "zero_point"), (False, True))]
+GRIDS = [
+    Grid(*choice) for choice in itertools.product((8, 4, 3, 2), ("absmax", "zero_point", "symmetric"), (False, True))
+]
 GROUP_SIZES = (-1, 16, 32, 64, 128)
-# Four groups of 128 take a second each: they see three of the grids, which hold every choice once.
+# Four groups of 128 take a second each: they see some of the grids, which hold every choice once.
 CASES = [(grid, size) for size in GROUP_SIZES for grid in (GRIDS[::5] if size == 128 else GRIDS)]
 OPTIONS = {"rtn": ({},), "gptq": ({"act_order": False}, {"act_order": True})}
 
