@@ -1,8 +1,9 @@
 """Inputs made up for a graph, so that two forms of it can be compared: tried before they are believed.
 
 a decoder    its own calls: prefill of padded rows, a step on a filled cache
-any other    standard normal and 0 or 1; at the first sizes of a list at which the graph runs, then at others, so that what was folded for one is seen at the other; there a default of floats is
-             passed too, and is not the one in the file
+any other    standard normal and 0 or 1; at the first sizes of a list at which the graph runs, then at others, so that
+             what was folded for one is seen at the other; there a default of floats is passed too, and is not the one
+             in the file
 """
 
 from __future__ import annotations

@@ -57,8 +57,9 @@ def open_session(
 
     Raises: RequestError when ONNX Runtime refuses the graph; MachineError when the provider is missing.
     """
+    options = session_options(mode, spinning=spinning, lean=lean, threads=threads)
     with _environment({} if tiled else {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1"}):
-        return start(model, session_options(mode, spinning=spinning, lean=lean, threads=threads), backend)
+        return start(load_model(model) if lean and isinstance(model, Path) else model, options, backend, lean=lean)
 
 
 def session_options(mode: Mode, *, spinning: bool = True, lean: bool = False, threads: int = 0) -> ort.SessionOptions:
@@ -79,7 +80,9 @@ def session_options(mode: Mode, *, spinning: bool = True, lean: bool = False, th
     return options
 
 
-def start(model: Path | ir.Model, options: ort.SessionOptions, backend: Backend = ON_CPU) -> ort.InferenceSession:
+def start(
+    model: Path | ir.Model, options: ort.SessionOptions, backend: Backend = ON_CPU, *, lean: bool = False
+) -> ort.InferenceSession:
     """A session with these options, on the backend's first provider: where that did not load, none at all.
 
     Raises: as `open_session`.
@@ -95,7 +98,7 @@ def start(model: Path | ir.Model, options: ort.SessionOptions, backend: Backend 
         if isinstance(model, Path):
             content: str | bytes = str(model)
         else:
-            content, folder = _serialise(model)
+            content, folder = _serialise(model, lean=lean)
             if folder is not None:
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         session = ort.InferenceSession(content, options, providers=providers)
@@ -180,10 +183,31 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serialise(model: ir.Model) -> tuple[bytes, Path | None]:
+def _serialise(model: ir.Model, *, lean: bool) -> tuple[bytes, Path | None]:
     """Protobuf bytes with external tensors left in their files, and the one folder those files lie in."""
     folders = {Path(os.path.abspath(one.base_dir)) for one in _external_tensors(model)}
     if len(folders) > 1:
         raise RequestError(f"graph '{model.graph.name}' takes its weights from several folders: {sorted(folders)}")
     proto: Any = ir.to_proto(model)
+    if lean:
+        _weights_when_read(proto.graph)
     return proto.SerializeToString(), next(iter(folders), None)
+
+
+def _weights_when_read(graph: Any) -> None:
+    """Put the nodes that work on weights alone (Transpose, Cast) first, so that each runs right before its reader.
+
+    ONNX Runtime orders nodes by a depth-first search from the outputs, which goes to the later input first: where
+    they stand before their readers, the weights of all layers are transposed before the first layer runs.
+    """
+    known = {one.name for one in graph.initializer} | {""}
+    early: list[Any] = []
+    others: list[Any] = []
+    for node in graph.node:
+        alone = (
+            bool(node.input) and known.issuperset(node.input) and not any(one.HasField("g") for one in node.attribute)
+        )
+        (early if alone else others).append(node)
+        known |= set(node.output) if alone else set()
+    del graph.node[:]
+    graph.node.extend([*early, *others])

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from compressor.decoder import Decoder, Feeds
 from compressor.export import (
-    bfloat16,
     canonical,
     decoder_cases,
     exporters,
     layers,
+    narrow,
     proof,
     reference,
     replication,
@@ -62,7 +62,7 @@ def export(origin: Unloaded, opset: int) -> ir.Model:
     """
     graph_model = _graph(origin, opset)
     if origin.model.dtype != torch.bfloat16:
-        bfloat16.compute_wide(graph_model)  # Falcon's ALiBi is bfloat16 in a model of any type
+        narrow.compute_wide(graph_model)  # Falcon's ALiBi is bfloat16 in a model of any type
     canonical.order_weights(graph_model.graph)
     weights.attach(graph_model.graph, origin.model, origin.origins)
     return graph_model
@@ -79,7 +79,7 @@ def prove(origin: Unloaded, graph: Path, dtype: str = "float32") -> list[proof.D
         origin.facts["fallbacks"].append(f"proof: not compared with torch, whose weights would take {needed}")
         return []
     whole = load_model(graph)
-    graph_model = bfloat16.runnable(whole) if dtype == "bfloat16" else whole
+    graph_model = whole if dtype == "float32" else narrow.runnable(whole, exporters.DTYPES[dtype])
     sizes = Decoder.of(graph_model)
     assert sizes is not None  # the interface that export gave it
     model = reference.load(origin, plan)
@@ -94,7 +94,7 @@ def prove(origin: Unloaded, graph: Path, dtype: str = "float32") -> list[proof.D
 
     with quiet():
         cases = decoder_cases.cases(sizes, ids, logits)
-        return proof.prove(graph_model, cases, exporters.DTYPES[dtype], proof.Source(model, run), lean=True)
+        return proof.prove(graph_model, cases, exporters.DTYPES[dtype], proof.Source(model, run))
 
 
 def _not_compared(origin: Unloaded) -> list[str]:

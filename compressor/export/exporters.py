@@ -18,7 +18,7 @@ import onnx_ir as ir
 from compressor import catalog, sources
 from compressor.artifact import MODEL
 from compressor.errors import RequestError
-from compressor.export import bfloat16, proof, tasks
+from compressor.export import narrow, proof, tasks
 from compressor.export.tracing import WRAPPED, Call, trace
 from compressor.recipe import Export
 from compressor.session import load_model
@@ -65,5 +65,5 @@ def prove(path: Path, call: Call, options: Export, cases: Iterable[proof.Case] |
 
 
 def runnable(path: Path, options: Export) -> Path | ir.Model:
-    """The graph as the CPU can run it: bfloat16, for which it has few kernels, in float32 and rounded."""
-    return bfloat16.runnable(load_model(path)) if options.dtype == "bfloat16" else path
+    """The graph as the CPU can run it: the half types, for which it has few kernels, in float32 and rounded."""
+    return path if options.dtype == "float32" else narrow.runnable(load_model(path), DTYPES[options.dtype])

@@ -67,14 +67,12 @@ def prove(
     cases: Iterable[Case],
     dtype: ir.DataType,
     source: Source | None = None,
-    *,
-    lean: bool = False,
 ) -> list[Difference]:
-    """Run every case and return its worst difference. `lean`: weights stay in their file, mapped.
+    """Run every case and return its worst difference; weights stay in their file, mapped.
 
     Raises: LimitMissedError that names case, output and, with a `source`, the first module that departs.
     """
-    session = open_session(graph, "exact", lean=lean)
+    session = open_session(graph, "exact", lean=True)
     names = [one.name for one in session.get_outputs()]
     calls: list[Feeds] = []
 

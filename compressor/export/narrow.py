@@ -1,43 +1,52 @@
-"""bfloat16 for ONNX Runtime's CPU, which has few kernels for it: computed in float32, rounded after every operator.
+"""The half types for ONNX Runtime's CPU, which has few kernels for them: computed in float32, rounded after every node.
 
     y = Mul(a, b)   ->   y = Cast(Mul(Cast(a, float32), Cast(b, float32)), bfloat16)
 
-A product of two bfloat16 has 16 bits and float32 holds 24, so the rounded result is the one that a kernel would give.
+A product of two bfloat16 has 16 bits, of two float16 22, and float32 holds 24, so the rounded result is the one that a
+kernel would give. ONNX Runtime puts such casts into a float16 graph itself, and then computes all of its weights in
+float32 before the first layer runs.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-NARROW, WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
+WIDE, BRAIN = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 KEPT = frozenset({"Cast", "Shape", "ConstantOfShape"})  # they have kernels, or no narrow input to widen
+MOVED = frozenset({"Gather", "Reshape", "Transpose"})  # kernels for every type: nothing is computed
 
 
-def compute_wide(model: ir.Model) -> None:
-    """Every operator on bfloat16 computes in float32; types and interface stay."""
+def compute_wide(model: ir.Model, narrow: ir.DataType = BRAIN) -> None:
+    """Every operator on a half type computes in float32; types and interface stay."""
     for node in list(model.graph):
-        if node.op_type in KEPT or node.domain:
+        if node.op_type in MOVED and (moved := node.inputs[0]) is not None and moved.dtype == narrow:
+            node.outputs[0].dtype = narrow  # a file may leave the types between nodes unsaid
+        if node.op_type in KEPT | MOVED or node.domain:
             continue
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype == NARROW:
+            if value is not None and value.dtype == narrow:
                 node.replace_input_with(index, _cast_before(node, value, WIDE, f"{node.name}_wide_{index}"))
         for value in node.outputs:
-            if value.dtype == NARROW:
+            if value.dtype == narrow:
                 _round(model.graph, node, value)
 
 
-def runnable(model: ir.Model) -> ir.Model:
-    """A bfloat16 graph as the CPU runs it and numpy feeds it: float32 outside, bfloat16 after every operator."""
-    compute_wide(model)
+def runnable(model: ir.Model, narrow: ir.DataType) -> ir.Model:
+    """A graph of a half type as the CPU runs it and numpy feeds it: bfloat16, which it has not, is float32 outside."""
+    compute_wide(model, narrow)
+    return _wide_outside(model) if narrow == BRAIN else model
+
+
+def _wide_outside(model: ir.Model) -> ir.Model:
     for value in model.graph.inputs:
-        if value.dtype == NARROW:
+        if value.dtype == BRAIN:
             value.dtype = WIDE
             readers = value.uses()
             for use in readers:
-                narrow = _cast_before(use.node, value, NARROW, f"{value.name}_narrow_{use.node.name}")
+                narrow = _cast_before(use.node, value, BRAIN, f"{value.name}_narrow_{use.node.name}")
                 use.node.replace_input_with(use.idx, narrow)
     for index, value in enumerate(model.graph.outputs):
-        if value.dtype == NARROW:
+        if value.dtype == BRAIN:
             name, value.name = value.name, f"{value.name}_narrow"
             cast = ir.node("Cast", [value], {"to": WIDE.value}, name=f"{name}_wide")
             model.graph.append(cast)
@@ -56,10 +65,11 @@ def _cast_before(node: ir.Node, value: ir.Value, dtype: ir.DataType, name: str) 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     """The node's output is float32 from here on; its readers see it rounded."""
-    cast = ir.node("Cast", [value], {"to": NARROW.value}, name=f"{node.name}_narrow")
+    assert value.dtype is not None  # it is the half type
+    cast = ir.node("Cast", [value], {"to": value.dtype.value}, name=f"{node.name}_narrow")
     graph.insert_after(node, cast)
     rounded = cast.outputs[0]
-    rounded.name, rounded.dtype, rounded.shape = value.name, NARROW, value.shape
+    rounded.name, rounded.dtype, rounded.shape = value.name, value.dtype, value.shape
     for use in value.uses():
         if use.node is not cast:
             use.node.replace_input_with(use.idx, rounded)

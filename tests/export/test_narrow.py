@@ -1,0 +1,58 @@
+"""The half types on a CPU: computed in float32, rounded after every node, moved as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from compressor.export import narrow
+from compressor.session import open_session
+
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+ROWS, WIDTH = 5, 64
+
+
+def graph(dtype: ir.DataType) -> ir.Model:
+    """y = table[rows] @ transpose(table) + 1, as a file has it: no types between its nodes."""
+    table = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(dtype.numpy())
+    rows = ir.Value(name="rows", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([3]))
+    weight = ir.Value(name="table", const_value=ir.tensor(table, dtype=dtype), type=ir.TensorType(dtype))
+    one = ir.Value(
+        name="one", const_value=ir.tensor(np.array(1, dtype.numpy()), dtype=dtype), type=ir.TensorType(dtype)
+    )
+    gather = ir.node("Gather", [weight, rows], name="gather")
+    turned = ir.node("Transpose", [weight], {"perm": [1, 0]}, name="turned")
+    product = ir.node("MatMul", [gather.outputs[0], turned.outputs[0]], name="product")
+    total = ir.node("Add", [product.outputs[0], one], name="sum")
+    for node in (product, total):
+        node.outputs[0].type = ir.TensorType(dtype)
+    y = total.outputs[0]
+    y.name, y.shape = "y", ir.Shape([3, ROWS])
+    nodes = [gather, turned, product, total]
+    made = ir.Graph([rows], [y], nodes=nodes, initializers=[weight, one], opset_imports={"": 21}, name="half")
+    return ir.Model(made, ir_version=10)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_node_rounds_what_float32_gives(dtype: ir.DataType) -> None:
+    rows = np.array([4, 0, 2])
+    table = graph(dtype).graph.initializers["table"].const_value.numpy().astype(np.float32)
+    rounded = (table[rows] @ table.T).astype(dtype.numpy()).astype(np.float32)
+    expected = (rounded + 1).astype(dtype.numpy()).astype(np.float32)
+    found = open_session(narrow.runnable(graph(dtype), dtype), "exact").run(None, {"rows": rows})[0]
+    # A sum in another order may round the other way: one step of 8 bits of mantissa, on values of up to 2**7.
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_table_that_is_only_looked_up_is_not_widened(dtype: ir.DataType) -> None:
+    made = narrow.runnable(graph(dtype), dtype)
+    gather = next(node for node in made.graph if node.op_type == "Gather")
+    assert gather.inputs[0] is made.graph.initializers["table"]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_interface_is_one_that_numpy_feeds(dtype: ir.DataType) -> None:
+    made = narrow.runnable(graph(dtype), dtype)
+    assert made.graph.outputs[0].dtype == (ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype)
