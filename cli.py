@@ -319,7 +319,9 @@ def generate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Default: beside it, as <name>.out.jsonl.")
     ] = None,
-    batching: Annotated[str, typer.Option("--batching", help="continuous or static.")] = "continuous",
+    batching: Annotated[
+        str, typer.Option("--batching", help="continuous, or static: padded batches that wait for their longest.")
+    ] = "continuous",
     backend: ServedBackend = "engine",
     max_batch: MaxBatch = 8,
     cache_tokens: CacheTokens = None,
@@ -328,14 +330,15 @@ def generate(
 ) -> None:
     """Answer the prompts of a file into a file; a run that was ended goes on where it stood."""
     from compressor.serve import offline
-    from compressor.serve.served import BACKENDS, Served
+    from compressor.serve.served import BACKENDS, STATIC, Served
 
-    _one_of("--batching", batching, offline.BATCHINGS)
+    _one_of("--batching", batching, ("continuous", STATIC))
     _one_of("--backend", backend, BACKENDS)
-    served = Served.open(artifact)
-    make = served.backend(backend, served.limits(max_batch, cache_tokens, threads))
+    name = STATIC if batching == STATIC else backend
+    served = Served.open(artifact, paged=name != STATIC)
+    make = served.backend(name, served.limits(max_batch, cache_tokens, threads))
     place = output or prompts.with_suffix(".out.jsonl")
-    count = offline.generate(served, make, batching, prompts, place, _progress())
+    count = offline.generate(served, make, prompts, place, _progress())
     _emit({"output": str(place), "answered": count}) if json_ else print(f"answered {count}: {place}")
 
 

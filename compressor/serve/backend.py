@@ -8,6 +8,7 @@ A backend belongs to the thread that made it. It never waits: a step that can do
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -44,6 +45,12 @@ class Request:
     new_tokens: int
     sampling: Sampling = GREEDY
     guidance: Guidance | None = None
+
+    def answer(self, number: int, token: int, nth: int, ends: Collection[int], cached_tokens: int = 0) -> Event:
+        """What the nth new token means for it; one of `ends` is not delivered."""
+        if token in ends:
+            return Event(number, None, "stop", cached_tokens)
+        return Event(number, token, "length" if nth == self.new_tokens else None, cached_tokens)
 
 
 @dataclass(frozen=True)

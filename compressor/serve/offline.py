@@ -3,8 +3,7 @@
     {"prompt": "Two cats", "max_tokens": 16}  or  {"tokens": [5, 6, 7]}   with temperature, top_p, seed, stop, id
     -> {"id": 0, "text": " sleep", "tokens": [...], "finish": "length", "cached_tokens": 0}
 
-`continuous`: a place in the batch is taken as soon as it is free. `static`: a batch ends before the next begins, as
-without a paged cache. Both give the same tokens; they are here to be compared.
+The backend decides how requests are batched; all give the same tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from compressor.serve.backend import Backend, Request, Sampling
 from compressor.serve.served import Served
 from compressor.serve.text import Text
 
-BATCHINGS = ("continuous", "static")
 FIELDS = {"id", "prompt", "tokens", "max_tokens", "temperature", "top_p", "seed", "stop"}
 
 
@@ -45,7 +43,6 @@ class Prompt:
 def generate(
     served: Served,
     make: Callable[[], Backend],
-    batching: str,
     prompts: Path,
     output: Path,
     track: Track = identity,
@@ -61,31 +58,29 @@ def generate(
     for one in left:
         backend.limits.check(one.request, backend.vocab)
     with output.open("a", encoding="utf-8") as file:
-        for one in track(_Counted(run(backend, left, batching, served), len(left)), "generate"):
+        for one in track(_Counted(run(backend, left, served), len(left)), "generate"):
             file.write(json.dumps(one.line(), ensure_ascii=False) + "\n")
             file.flush()
     return len(left)
 
 
-def run(backend: Backend, prompts: Sequence[Prompt], batching: str, served: Served) -> Iterator[Prompt]:
+def run(backend: Backend, prompts: Sequence[Prompt], served: Served) -> Iterator[Prompt]:
     """Prompts in the order in which they end."""
-    size = backend.limits.max_batch if batching == "static" else max(len(prompts), 1)
-    for start in range(0, len(prompts), size):
-        under_way = {backend.submit(one.request): one for one in prompts[start : start + size]}
-        texts = {number: Text(served.tokenizer, one.stops) for number, one in under_way.items()}
-        while backend.busy:
-            for event in backend.step():
-                one, text = under_way[event.number], texts[event.number]
-                if event.token is not None and not text.stopped:
-                    one.tokens.append(event.token)
-                    one.text += text.push(event.token)
-                    if text.stopped:
-                        backend.cancel(event.number)
-                if event.finish:
-                    one.text += text.finish()
-                    one.finish = "stop" if text.stopped else event.finish
-                    one.cached_tokens = event.cached_tokens
-                    yield one
+    under_way = {backend.submit(one.request): one for one in prompts}
+    texts = {number: Text(served.tokenizer, one.stops) for number, one in under_way.items()}
+    while backend.busy:
+        for event in backend.step():
+            one, text = under_way[event.number], texts[event.number]
+            if event.token is not None and not text.stopped:
+                one.tokens.append(event.token)
+                one.text += text.push(event.token)
+                if text.stopped:
+                    backend.cancel(event.number)
+            if event.finish:
+                one.text += text.finish()
+                one.finish = "stop" if text.stopped else event.finish
+                one.cached_tokens = event.cached_tokens
+                yield one
 
 
 def read(path: Path, served: Served) -> list[Prompt]:

@@ -179,12 +179,9 @@ class Reference:
         one.named = full
 
     def _next(self, one: Sequence, token: int) -> Event:
-        if token in self.ends:
-            return self._finish(one, Event(one.number, finish="stop", cached_tokens=one.cached_tokens))
-        one.tokens.append(token)
-        if one.generated == one.request.new_tokens:
-            return self._finish(one, Event(one.number, token, "length", one.cached_tokens))
-        return Event(one.number, token, cached_tokens=one.cached_tokens)
+        event = one.request.answer(one.number, token, one.generated + 1, self.ends, one.cached_tokens)
+        one.tokens += [] if event.token is None else [event.token]
+        return self._finish(one, event) if event.finish else event
 
     def _finish(self, one: Sequence, event: Event) -> Event:
         self.running.remove(one)

@@ -20,23 +20,24 @@ from compressor.sources import TOKENIZER
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BACKENDS = ("engine", "reference")
+BACKENDS = ("engine", "reference")  # that batch continuously
+STATIC = "static"  # and the one that does not
 SHARE_OF_MEMORY = 0.25  # of the machine's, that the pool takes at most unless told otherwise
 STEP_TOKENS = 256  # a call's tokens: measured fastest and smallest for long prompts (2048 tokens: 2.2 s against 3.2 s)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A decoder artifact with its paged twin."""
+    """A decoder artifact, with its paged twin unless it is only to be batched statically."""
 
     folder: Path
 
     @classmethod
-    def open(cls, folder: Path) -> Served:
+    def open(cls, folder: Path, *, paged: bool = True) -> Served:
         """Raises: RequestError when there is nothing to serve, with what to do about it."""
         if not folder.is_dir():
             raise RequestError(f"{folder}: no such folder; serve the artifact that `compress run` wrote")
-        for name in (MODEL, CONFIG, PAGED_MODEL, PAGED_CONFIG, TOKENIZER):
+        for name in (MODEL, CONFIG, TOKENIZER, *((PAGED_MODEL, PAGED_CONFIG) if paged else ())):
             if not (folder / name).is_file():
                 raise RequestError(
                     f"{folder}: no {name}; an artifact of `compress run` with package.paged (the default) has it, "
@@ -82,11 +83,15 @@ class Served:
         return Limits(blocks, BLOCK_SIZE, max_batch, STEP_TOKENS, context, threads)
 
     def backend(self, name: str, limits: Limits) -> Callable[[], Backend]:
-        """What makes a backend of `BACKENDS`, in the thread that will own it."""
+        """What makes a backend of `BACKENDS`, or `STATIC`, in the thread that will own it."""
         if name == "engine":
             from compressor.serve.engine import Engine
 
             return lambda: Engine(self.folder, limits, int(self.model["vocab_size"]))
+        if name == STATIC:
+            from compressor.serve.padded import Padded
+
+            return lambda: Padded(self.folder / MODEL, limits, self.ends)
         from compressor.serve.reference import Reference
 
         return lambda: Reference(self.folder / PAGED_MODEL, limits, self.ends)

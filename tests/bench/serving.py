@@ -1,11 +1,10 @@
-"""Serving, measured: continuous against static batching, shared prefixes, paged against contiguous, memory.
+"""Serving, measured: continuous against static batching, shared prefixes, paged against contiguous, memory, rivals.
 
-    python -m tests.bench.serving ARTIFACT [--threads N]      an artifact of `compress run`, with its paged twin
+    python -m tests.bench.serving ARTIFACT [--model FOLDER] [--threads 1] [--rounds 3]
 
-32 requests of 8 to 64 new tokens, eight at once. `static` waits until a batch is over; `generator` is
-onnxruntime-genai's own loop over the contiguous graph, in batches of eight. Every round has prompts of its own, or
-their blocks would be there already. Each number is the best of three rounds, in turns. Results, with versions and
-date, go to `results/serving.json`.
+ARTIFACT is one of `compress run`, with its paged twin; FOLDER the checkpoint it was made of, for transformers. 32
+requests, eight at once. Static batching is what the field calls so: padded batches on the contiguous graph that wait
+for their longest row, by us and by onnxruntime-genai's Generator. Results go to `results/serving.json`.
 """
 
 from __future__ import annotations
@@ -14,149 +13,138 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compressor import artifact
-from compressor.paged_decoder import PAGED_MODEL, PagedSession
-from compressor.serve.backend import Backend, Limits, Request
+from compressor.paged_decoder import BLOCK_SIZE, PAGED_MODEL, PagedSession
+from compressor.serve.backend import Limits, Request
 from compressor.serve.served import Served
+from tests.bench.serving_ways import BATCH, STEP_TOKENS, Draw, Way, drive, generate_batch, generator, rates
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
-BATCH, ROUNDS, BLOCK_SIZE = 8, 3, 16
+REQUESTS = 32
+CONTEXTS = (64, 256, 448)  # tokens of a prompt; 64 more are asked for, so that the last ends at 512
+NEW = 64
+RIVALS_REQUESTS = 8  # transformers takes a minute for as many
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured, on how many threads, how often."""
+
+    served: Served
+    threads: int
+    rounds: int
+
+    @property
+    def limits(self) -> Limits:
+        context = min(int(self.served.model["context_length"]), 1024)
+        return Limits(BATCH * -(-context // BLOCK_SIZE), BLOCK_SIZE, BATCH, STEP_TOKENS, context, self.threads)
+
+    @property
+    def draw(self) -> Draw:
+        return Draw(int(self.served.model["vocab_size"]))
+
+    def ours(self, name: str) -> Way:
+        backend = self.served.backend(name, self.limits)()
+        return lambda requests: drive(backend, requests)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    served = Served.open(given.artifact)
+    bench = Bench(Served.open(given.artifact), given.threads, given.rounds)
     found = {
         "artifact": given.artifact.name,
         "date": time.strftime("%Y-%m-%d"),
         "versions": artifact.versions(),
         "cores": os.cpu_count(),
+        "threads": given.threads,
         "load": os.getloadavg()[0],
-        "mixed": mixed(served, given.threads),
-        "shared prefix": shared_prefix(served, given.threads),
-        "contexts": contexts(served, given.threads),
-        "memory": memory(served),
+        "continuous against static": {name: mixed(bench, *sizes) for name, sizes in lengths().items()},
+        "shared prefix": shared_prefix(bench),
+        "contexts": contexts(bench),
+        "cache bytes of a request": memory(bench.served),
     }
+    if given.model:
+        found["transformers"] = transformers(bench, given.model)
     artifact.write_json(RESULTS, found)
     print(json.dumps(found, indent=2))
 
 
-def limits(served: Served, threads: int) -> Limits:
-    context = int(served.model["context_length"])
-    return Limits(BATCH * -(-context // BLOCK_SIZE), BLOCK_SIZE, BATCH, 256, context, threads)
+def lengths() -> dict[str, tuple[list[int], list[int]]]:
+    """Tokens of the 32 prompts, and of what they ask for."""
+    rng = np.random.default_rng(0)
+
+    def tailed(mean: int) -> list[int]:  # most are short and a few are long, as in traces of chats
+        return [int(size) for size in np.clip(rng.exponential(mean, REQUESTS), 8, 128)]
+
+    alike = [int(wish) for wish in rng.integers(8, 65, REQUESTS)]
+    return {"long-tailed, 8 to 128": (tailed(32), tailed(24)), "uniform, 8 to 64": ([24] * REQUESTS, alike)}
 
 
-def mixed(served: Served, threads: int) -> dict[str, Any]:
-    """Tokens a second of 32 requests that differ in length."""
-    draw, most = Draw(served), limits(served, threads)
-    wishes = [int(wish) for wish in np.random.default_rng(0).integers(8, 65, 32)]
-    ways: dict[str, Callable[[], int]] = {}
-    for name in ("engine", "reference"):
-        backend = served.backend(name, most)()
-        ways[f"{name}, continuous"] = lambda backend=backend: drive(backend, draw(24, wishes), 32)  # type: ignore[misc]
-        ways[f"{name}, static"] = lambda backend=backend: drive(backend, draw(24, wishes), BATCH)  # type: ignore[misc]
-    ways["generator, batches of 8"] = lambda: generator(served, draw(24, wishes))
-    return rates(ways)
+def mixed(bench: Bench, prompts: list[int], wishes: list[int]) -> dict[str, Any]:
+    """Tokens a second of 32 requests that differ in length, and how much faster the best static way is left behind."""
+    names = {"engine": "continuous, Engine", "reference": "continuous, reference", "static": "static, ours"}
+    ways = {text: bench.ours(name) for name, text in names.items()}
+    ways["static, Generator"] = generator(bench.served, bench.threads)
+    draw = bench.draw
+    found = rates(ways, lambda: draw(prompts, wishes), bench.rounds)
+    static = max(_rate(found, name) for name in ways if name.startswith("static"))
+    return found | {"continuous over static": round(_rate(found, "continuous, Engine") / static, 2)}
 
 
-class Draw:
-    """Requests with prompts that nobody has seen before."""
-
-    def __init__(self, served: Served) -> None:
-        self.rng, self.vocab = np.random.default_rng(3), int(served.model["vocab_size"])
-
-    def __call__(self, length: int, wishes: list[int]) -> list[Request]:
-        return [Request(tuple(self.rng.integers(3, self.vocab, length).tolist()), wish) for wish in wishes]
+def _rate(found: dict[str, Any], name: str) -> float:
+    return float(found[name]["tokens/processor second"])
 
 
-def shared_prefix(served: Served, threads: int) -> dict[str, Any]:
-    """Seconds for eight prompts that begin alike: sharing what was computed, and unlike, so that nothing is shared."""
-    rng, vocab = np.random.default_rng(1), int(served.model["vocab_size"])
-    most = limits(served, threads)
-    length = min(480, most.context - 32)
-
-    def seconds(alike: bool) -> float:
-        begin = rng.integers(3, vocab, length).tolist()
-        heads = [begin if alike else rng.integers(3, vocab, length).tolist() for _ in range(BATCH)]
-        requests = [Request((*head, *rng.integers(3, vocab, 16).tolist()), 8) for head in heads]
-        backend = served.backend("engine", most)()
-        started = time.perf_counter()
-        drive(backend, requests, BATCH)
-        return time.perf_counter() - started
-
-    found = {"alike": min(seconds(True) for _ in range(ROUNDS)), "unlike": min(seconds(False) for _ in range(ROUNDS))}
-    return {"tokens in common": length, "seconds": found}
+def shared_prefix(bench: Bench) -> dict[str, Any]:
+    """Seconds for eight prompts that begin alike, on an Engine that knows nothing yet; and for eight that do not."""
+    length, rng, vocab = min(480, bench.limits.context - 32), np.random.default_rng(1), bench.draw.vocab
+    taken: dict[str, list[float]] = {"alike": [], "unlike": []}
+    for _ in range(bench.rounds):
+        for name, seconds in taken.items():
+            begin = rng.integers(3, vocab, length).tolist()
+            heads = [begin if name == "alike" else rng.integers(3, vocab, length).tolist() for _ in range(BATCH)]
+            requests = [Request((*head, *rng.integers(3, vocab, 16).tolist()), 8) for head in heads]
+            way = bench.ours("engine")
+            started = time.process_time()
+            way(requests)
+            seconds.append(time.process_time() - started)
+    return {"tokens in common": length, "processor seconds": {name: round(min(one), 2) for name, one in taken.items()}}
 
 
-def contexts(served: Served, threads: int) -> dict[str, Any]:
+def contexts(bench: Bench) -> dict[str, Any]:
     """Tokens a second of eight rows, by how much lies before them."""
-    draw, most, found = Draw(served), limits(served, threads), {}
-    wishes = [32] * BATCH
-    for length in [size for size in (64, 256, 448, 960) if size + 32 <= most.context]:
-        backend = served.backend("engine", most)()
-        ways: dict[str, Callable[[], int]] = {
-            "engine, paged": lambda backend=backend, length=length: drive(backend, draw(length, wishes), BATCH),  # type: ignore[misc]
-            "generator, contiguous": lambda length=length: generator(served, draw(length, wishes)),  # type: ignore[misc]
-        }
-        found[str(length)] = rates(ways)
+    found, draw = {}, bench.draw
+    for length in [size for size in CONTEXTS if size + NEW <= bench.limits.context]:
+        ways = {"paged, Engine": bench.ours("engine"), "contiguous, Generator": generator(bench.served, bench.threads)}
+        found[str(length)] = rates(ways, lambda size=length: draw([size] * BATCH, [NEW] * BATCH), bench.rounds)
     return found
 
 
-def memory(served: Served) -> dict[str, Any]:
-    """Bytes of cache that a request of 100 tokens needs: its blocks, against a row of the whole context."""
-    per_token = served.block_bytes / BLOCK_SIZE
-    pool = PagedSession(served.folder / PAGED_MODEL, 7, BLOCK_SIZE)  # 100 tokens are seven blocks
-    return {"paged": pool.pool_bytes, "contiguous": int(per_token * int(served.model["context_length"]))}
+def memory(served: Served) -> dict[str, int]:
+    """For 100 tokens: seven blocks of 16, as allocated; and a contiguous row with room for the whole context."""
+    pool = PagedSession(served.folder / PAGED_MODEL, 7, BLOCK_SIZE)
+    return {"paged": pool.pool_bytes, "contiguous": served.block_bytes // BLOCK_SIZE * served.model["context_length"]}
 
 
-def rates(ways: dict[str, Callable[[], int]]) -> dict[str, float]:
-    """Tokens a second of each way, the best of the rounds; the rounds go through all ways in turn."""
-    best = dict.fromkeys(ways, 0.0)
-    for _ in range(ROUNDS):
-        for name, run in ways.items():
-            begin = time.perf_counter()
-            tokens = run()
-            best[name] = max(best[name], tokens / (time.perf_counter() - begin))
-    return {name: round(rate, 1) for name, rate in best.items()}
-
-
-def drive(backend: Backend, requests: list[Request], together: int) -> int:
-    """Tokens that were delivered; `together` requests are begun at once, and all end before the next are."""
-    tokens = 0
-    for start in range(0, len(requests), together):
-        for request in requests[start : start + together]:
-            backend.submit(request)
-        while backend.busy:
-            tokens += sum(event.token is not None for event in backend.step())
-    return tokens
-
-
-def generator(served: Served, requests: list[Request]) -> int:
-    """onnxruntime-genai's Generator, eight rows until the longest has ended; what comes beyond a wish is waste."""
-    import onnxruntime_genai as og
-
-    model = og.Model(str(served.folder))
-    tokens = 0
-    for start in range(0, len(requests), BATCH):
-        batch = requests[start : start + BATCH]
-        longest = max(len(one.prompt) + one.new_tokens for one in batch)
-        parameters = og.GeneratorParams(model)
-        parameters.set_search_options(max_length=longest, min_length=longest, batch_size=len(batch))
-        run = og.Generator(model, parameters)
-        run.append_tokens(np.array([one.prompt for one in batch], np.int32))
-        while not run.is_done():
-            run.generate_next_token()
-        tokens += sum(one.new_tokens for one in batch)
-    return tokens
+def transformers(bench: Bench, folder: Path) -> dict[str, Any]:
+    """Eight requests of 16 tokens; theirs computes in float32, ours as the artifact was quantized."""
+    ways = {
+        "continuous, Engine": bench.ours("engine"),
+        "transformers.generate_batch": generate_batch(folder, bench.threads),
+    }
+    draw = bench.draw
+    return rates(ways, lambda: draw([24] * RIVALS_REQUESTS, [16] * RIVALS_REQUESTS), 1)
 
 
 if __name__ == "__main__":
