@@ -75,6 +75,7 @@ class Metrics:
             "requests_waiting": ("requests in the queue", usage.waiting),
             "cache_blocks": ("blocks of the pool", usage.total_blocks),
             "cache_blocks_used": ("blocks that a request holds", usage.used_blocks),
+            "cache_blocks_free": ("blocks that none holds", usage.free_blocks),
         }
         tally = usage.tally
         counters = {

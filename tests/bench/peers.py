@@ -62,6 +62,9 @@ PEERS = {
 # Asked for values, not for seconds: what the tests compare with where it is installed (`python -m tests.bench.peers`).
 ORACLES = {"bitsandbytes": Peer("bitsandbytes", ("bitsandbytes==0.50.2", "torch==2.13.0", "numpy==2.4.6"))}
 
+# Those that put a load on our server.
+CLIENTS = {"openai": Peer("openai", ("openai==3.54.0",))}
+
 
 def installed(name: str) -> Path | None:
     """The python of a peer or an oracle, where its environment was made to the end."""
@@ -86,5 +89,5 @@ def environment(peer: Peer) -> Path:
 
 
 if __name__ == "__main__":
-    for each in (*PEERS.values(), *ORACLES.values()):
+    for each in (*PEERS.values(), *ORACLES.values(), *CLIENTS.values()):
         print(each.name, environment(each))
