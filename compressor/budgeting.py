@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from compressor import catalog, formats
+from compressor import catalog, formats, preparing
 from compressor.calibration import Windows
 from compressor.decoder import IDS, Decoder, DecoderSession, Feeds
 from compressor.errors import RequestError
@@ -49,7 +49,7 @@ def allocate(
     budget, method = recipe.quantize.budget, recipe.quantize.method
     assert budget is not None  # the caller's reason to call
     assert isinstance(method, OnGrid)  # held by compressor.impossible
-    grid = Grid(method.bits, recipe.scheme, method.scale_search, catalog.FORMATS[recipe.format].half_scales)
+    grid, _ = preparing.grid(recipe)
     losses = sensitivity.measure(
         model,
         linears,

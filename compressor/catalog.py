@@ -190,6 +190,13 @@ OWN_FORMAT = {
     "fp4": "compressor.package.matmulbnb4:replace_linears",
 }
 
+# What is done to the float graph before its weights are rounded, in this order -> the methods it serves, and the one
+# that follows where none is named.
+PREPARATIONS = {
+    "awq": ("rtn", "gptq"),
+    "smoothquant": ("static_qdq", "dynamic"),
+}
+
 CODEBOOK = "compressor.quantize.codebook:Codebook"
 
 METHODS = (*SOLVERS, *OWN_FORMAT, *REWRITERS)

@@ -85,6 +85,13 @@ def findings(recipe: Recipe) -> Iterator[tuple[Place, str]]:
         yield ("package", "format"), f"{name} has a form of its own; leave package.format out"
     if recipe.quantize.budget is not None and name not in catalog.SOLVERS:
         yield ("quantize", "budget"), f"{name} has bits of its own; a budget is spent by rtn or gptq"
+    for preparation in recipe.quantize.prepared:
+        served = catalog.PREPARATIONS[preparation]
+        if name not in served:
+            yield ("quantize", preparation), f"{preparation} prepares for {' or '.join(served)}, not for {name}"
+        if catalog.FORMATS[recipe.format].checkpoint:
+            why = f"{preparation} changes weights that a {recipe.format} package copies; use matmulnbits or qdq"
+            yield ("quantize", preparation), why
     for rule in RULES:
         section, method, *_ = rule.place
         if getattr(getattr(recipe, str(section)), str(method)) is not None and rule.when(recipe):

@@ -64,6 +64,16 @@ class Keep(Section):
     """No weight is changed: the artifact has the precision of its export."""
 
 
+class Awq(Section):
+    """AWQ, Lin et al. 2023 (arXiv 2306.00978): loud inputs get a finer grid, scaled before rtn or gptq at no cost."""
+
+
+class SmoothQuant(Section):
+    """SmoothQuant, Xiao et al. 2022 (arXiv 2211.10438): activations made even before static_qdq or dynamic."""
+
+    alpha: float | None = Field(None, ge=0, le=1, description="0.5 is the paper's; none: the best for each input")
+
+
 class LlmInt8(Section):
     """LLM.int8(), Dettmers et al. 2022 (arXiv 2208.07339): int8 products, outlier columns as they were."""
 

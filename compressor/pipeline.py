@@ -159,6 +159,7 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
         draft.facts |= {"calibration": dict(calibrated_on)} if calibrated_on else {}
         draft.facts |= {"left_alone": dict(work.left_alone), "fallbacks": [*work.fallbacks, *fallen]}
         draft.facts |= {"layers": work.rows} | ({"budget": dict(work.budget)} if work.budget else {})
+        draft.facts |= {"prepared": work.prepared} if work.prepared else {}
     return artifact.open_artifact(shelf.place("quantize", key))
 
 

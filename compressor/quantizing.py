@@ -9,23 +9,24 @@ rewriter       static_qdq              the graph, as it is served
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from compressor import budgeting, catalog, formats, samples
+from compressor import budgeting, catalog, formats, preparing, samples
 from compressor.artifact import MODEL, Artifact
 from compressor.errors import RequestError
-from compressor.methods import Codebook, Dynamic, LlmInt8
+from compressor.methods import Codebook, LlmInt8
+from compressor.preparing import weights
 from compressor.progress import Track
-from compressor.quantize import decompose, graph, solve, store
+from compressor.quantize import decompose, solve, store
 from compressor.quantize.graph import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
-from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Choice, Grid
+from compressor.quantize.qtensor import Choice
 from compressor.quantize.rewritten import refuse_quantized
-from compressor.recipe import Gptq, OnGrid, Recipe
+from compressor.recipe import Gptq, OnGrid, Recipe, Rtn
 from compressor.samples import Samples
 from compressor.session import load_model, save_model
 
@@ -40,6 +41,7 @@ class Work:
     left_alone: Mapping[str, str]
     fallbacks: tuple[str, ...] = ()
     budget: Mapping[str, Any] = field(default_factory=dict)  # facts of how bits and groups were chosen
+    prepared: Rows = field(default_factory=list)  # what was scaled or rotated before
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,11 @@ def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) ->
     if recipe.quantize.calibrated:
         data = samples.calibrating(recipe.calibration, model, optimized.directory, recipe.images)
     try:
+        done = preparing.prepare_graph(model, recipe, data.batches if data else (), track)
+        if recipe.quantize.prepared and recipe.quantize.name not in catalog.REWRITERS:
+            save_model(model, folder / MODEL)  # what the packed graph will differ from by its codes alone
         work = _rewrite if recipe.quantize.name in catalog.REWRITERS else _solve
-        return work(model, recipe, data, folder, track), data.facts if data else {}
+        return replace(work(model, recipe, data, folder, track), prepared=done), data.facts if data else {}
     except RequestError as error:
         raise RequestError(f"{optimized.model}: {error}") from error
 
@@ -73,8 +78,8 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
     """Graph and quantized weights -> the graph that the engine loads."""
     if recipe.quantize.name in catalog.REWRITERS:
         return Packed(load_model(quantized.model), "pairs around operators, weights as codes", {})
-    model = load_model(optimized.model)
-    linears, _ = _weights(model, recipe)
+    model = load_model(quantized.model if recipe.quantize.prepared else optimized.model)
+    linears, _ = weights(model, recipe)
     tensors, method = store.Reader(quantized.directory), recipe.quantize.method
     if isinstance(method, OnGrid):
         form = catalog.FORMATS[recipe.format]
@@ -94,15 +99,15 @@ def describe(recipe: Recipe) -> str:
     options, name, method = recipe.quantize, recipe.quantize.name, recipe.quantize.method
     if not isinstance(method, OnGrid):
         fields = method.model_dump(exclude_none=True, exclude_defaults=True)
-        return ", ".join([name, *(f"{field} {value}" for field, value in fields.items())])
+        return ", ".join([*options.prepared, name, *(f"{field} {value}" for field, value in fields.items())])
     group = {-1: "per channel", "tensor": "per tensor"}.get(method.group_size, f"groups of {method.group_size}")
     grid = "bits and groups by budget" if options.budget else f"{method.bits} bits, {group}"
-    return f"{name}, {grid}, {recipe.scheme}"
+    return ", ".join([*options.prepared, name, grid, recipe.scheme])
 
 
 def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:
     """A quantized tensor for each linear, one file each."""
-    linears, left_alone = _weights(model, recipe)
+    linears, left_alone = weights(model, recipe)
     if not linears:
         why = "; ".join(f"{name} {reason}" for name, reason in left_alone.items())
         raise RequestError(f"no weight to quantize; {why or 'no product with a constant matrix'}")
@@ -123,15 +128,11 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
     solver = _solver(recipe)
     if isinstance(method, Gptq):
         rows = solve.with_data(model, linears, solver, batches, folder=folder, track=track, own=own)
+    elif isinstance(method, Rtn) and method.scale_search == "weighted":
+        rows = solve.weighted(model, linears, solver, batches, folder=folder, track=track, own=own)
     else:
         rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
     return Work(rows, left_alone, budget=facts)
-
-
-def _weights(model: ir.Model, recipe: Recipe) -> tuple[list[Linear], dict[str, str]]:
-    """The weights that the method quantizes; convolutions where the package is a graph that can hold their kernels."""
-    held = isinstance(recipe.quantize.method, OnGrid) and not catalog.FORMATS[recipe.format].checkpoint
-    return graph.find_linears(model, recipe.quantize.exclude, convolutions=held and recipe.target != "tensorrt")
 
 
 def _rewrite(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:
@@ -156,15 +157,12 @@ def _solver(recipe: Recipe) -> Any:
     options, method = recipe.quantize, recipe.quantize.method
     if isinstance(method, Codebook):
         return catalog.resolve(catalog.CODEBOOK)(options.name, method.block_size)
-    if isinstance(method, Dynamic):
-        size = PER_CHANNEL if method.per_channel else PER_TENSOR
-        return catalog.resolve(catalog.SOLVERS["rtn"])(Grid(7 if method.reduce_range else 8, "absmax"), size)
-    assert isinstance(method, OnGrid)  # the others decompose or rewrite
-    group_size = PER_TENSOR if method.group_size == "tensor" else method.group_size
-    half = catalog.FORMATS[recipe.format].half_scales or recipe.export.dtype == "float16"
-    grid = Grid(method.bits, recipe.scheme, method.scale_search, half)
-    own = {"damping": method.damping, "act_order": method.act_order} if isinstance(method, Gptq) else {}
-    return catalog.resolve(catalog.SOLVERS[options.name])(grid, group_size, **own)
+    if isinstance(method, Gptq):
+        own: dict[str, Any] = {"damping": method.damping, "act_order": method.act_order}
+    else:
+        own = {"weighted": isinstance(method, Rtn) and method.scale_search == "weighted"}
+    solver = catalog.SOLVERS["gptq" if isinstance(method, Gptq) else "rtn"]
+    return catalog.resolve(solver)(*preparing.grid(recipe), **own)
 
 
 def _outliers(quantized: Artifact, linears: list[Linear], recipe: Recipe) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from compressor import catalog, formats, impossible
 from compressor.errors import RecipeError, RequestError
 from compressor.export import tasks
-from compressor.methods import Codebook, Dynamic, Images, Keep, LlmInt8, Section, StaticQdq
+from compressor.methods import Awq, Codebook, Dynamic, Images, Keep, LlmInt8, Section, SmoothQuant, StaticQdq
 
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3, 2]
@@ -88,7 +88,9 @@ class Rtn(Section):
         32, description="rows of the input that share a scale; -1 per channel; tensor: one scale for all"
     )
     scheme: Scheme | None = Field(None, description=SCHEME)
-    scale_search: bool = Field(False, description="shrink each scale to the least squared error")
+    scale_search: bool | Literal["weighted"] = Field(
+        False, description="shrink each scale to the least squared error; weighted: by what each input is on the data"
+    )
 
 
 class Gptq(Section):
@@ -130,8 +132,19 @@ class Quantize(Section):
     fp4: Codebook | None = None
     static_qdq: StaticQdq | None = None
     none: Keep | None = None
+    awq: Awq | None = Field(None, description="scale weights before rtn or gptq")
+    smoothquant: SmoothQuant | None = Field(None, description="scale activations before static_qdq or dynamic")
     budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
     exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _implied_method(cls, data: Any) -> Any:
+        """A preparation that names no method brings the first of those it serves: `awq: {}` is rounded."""
+        if not isinstance(data, dict) or any(data.get(name) is not None for name in catalog.METHODS):
+            return data
+        named = [name for name in catalog.PREPARATIONS if data.get(name) is not None]
+        return data | {catalog.PREPARATIONS[named[0]][0]: {}} if named else data
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:
@@ -150,7 +163,14 @@ class Quantize(Section):
     def calibrated(self) -> bool:
         """Whether the work looks at data."""
         at_run_time = self.llm_int8 is not None and self.llm_int8.outliers == "dynamic"
-        return self.budget is not None or (self.name in catalog.CALIBRATED and not at_run_time)
+        weighted = self.rtn is not None and self.rtn.scale_search == "weighted"
+        looks = self.name in catalog.CALIBRATED and not at_run_time
+        return looks or weighted or self.budget is not None or bool(self.prepared)
+
+    @property
+    def prepared(self) -> tuple[str, ...]:
+        """What is done to the float graph first."""
+        return tuple(name for name in catalog.PREPARATIONS if getattr(self, name) is not None)
 
     @property
     def method(self) -> Method:

@@ -137,7 +137,9 @@ def test_every_line_of_the_catalog_resolves() -> None:
 
 def test_the_recipe_names_what_the_catalog_holds() -> None:
     assert get_args(recipe.Target) == catalog.TARGETS
-    assert set(recipe.Quantize.model_fields) - {"exclude", "budget"} == set(catalog.METHODS)
+    known = set(catalog.METHODS) | set(catalog.PREPARATIONS)
+    assert set(recipe.Quantize.model_fields) - {"exclude", "budget"} == known
+    assert {served for methods in catalog.PREPARATIONS.values() for served in methods} <= set(catalog.METHODS)
     assert set(catalog.CALIBRATED) <= set(catalog.METHODS)
 
 

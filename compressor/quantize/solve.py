@@ -86,6 +86,35 @@ def without_data(
     return rows
 
 
+def weighted(
+    model: ir.Model,
+    linears: Sequence[Linear],
+    solver: RoundToNearest,
+    batches: Sequence[Feeds],
+    *,
+    folder: Path,
+    track: Track,
+    own: Mapping[str, Choice] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Round every linear to the scales that its inputs' squares ask for. Returns the layer table; `own` as above."""
+    flow, rows = Flow(batches, dtype=torch.float32, device=torch.device("cpu")), []
+    for segment in track(segments(model, linears), "rtn, weighted"):
+        power = sum((x.square().sum(0) for x in flow.run(segment)), torch.zeros(segment.width))
+        rounded = []
+        for linear in segment.linears:
+            weight, fitted = linear.read(), at(solver, own.get(linear.name))
+            tensors = [one.solve(weight, power) for one in (fitted, replace(fitted, weighted=False))]
+            store.write(folder, linear.name, tensors[0])
+            rounded.append(tensors[0].dequantize())
+            whole = float((weight.square() * power[:, None]).sum())
+            lost = [float(((one.dequantize() - weight).square() * power[:, None]).sum()) for one in tensors]
+            error, without = (one / whole if whole else 0.0 for one in lost)
+            found = {"error": _number(error), "rounding_error": _number(without)}
+            rows.append(_row(linear, tensors[0]) | found | {"flags": _flags(tensors[0], worse=error > without)})
+        flow.resume(segment, rounded)
+    return rows
+
+
 def at(solver: S, choice: Choice | None) -> S:
     """The same solver on a grid of other bits and groups."""
     if choice is None:

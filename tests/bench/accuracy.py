@@ -65,13 +65,18 @@ METHODS = {
     "rtn zero_point": Method({"rtn": {"scheme": "zero_point"}}, "rtn", drawn=False),
     "rtn": Method({"rtn": {}}, "rtn", drawn=False),
     "rtn searched": Method({"rtn": {"scale_search": True}}, "rtn", drawn=False),
+    "rtn weighted": Method({"rtn": {"scale_search": "weighted"}}, "rtn"),
+    "awq, rtn searched": Method({"awq": {}, "rtn": {"scale_search": True}}, "rtn"),
+    "awq, gptq": Method({"awq": {}, "gptq": {}}, "gptq"),
     "gptq": Method({"gptq": {}}, "gptq"),
     "gptq zero_point": Method({"gptq": {"scheme": "zero_point"}}, "gptq"),
     "nf4": Method({"nf4": {}}, "", (4,), (64,), drawn=False),
     "fp4": Method({"fp4": {}}, "", (4,), (64,), drawn=False),
     "llm_int8": Method({"llm_int8": {}}, "", (8,), (-1,)),
     "dynamic": Method({"dynamic": {}}, "", (8,), (-1,), drawn=False),
+    "smoothquant, dynamic": Method({"smoothquant": {}, "dynamic": {}}, "", (8,), (-1,)),
     "static_qdq": Method({"static_qdq": {}}, "", (8,), (-1,)),
+    "smoothquant, static_qdq": Method({"smoothquant": {}, "static_qdq": {}}, "", (8,), (-1,)),
 }
 
 

@@ -189,3 +189,17 @@ def test_a_weight_with_a_grid_of_its_own_is_solved_on_it_and_its_neighbour_is_no
         assert share_of_equal_codes(store.Reader(tmp_path).read(name), expected) > 0.995
     rounded = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), folder=tmp_path, track=identity, own=own)
     assert [(row["bits"], row["group_size"]) for row in rounded] == [(4, 16), (8, 32), (4, 16)]
+
+
+def test_weighted_rounding_is_never_worse_than_plain_on_the_data(tmp_path: Path) -> None:
+    data = batches()
+    for batch in data:
+        batch["x"][:, ::9] *= 12  # loud inputs: what the weights are for
+    linears, _ = find_linears(made := model())
+    solver = RoundToNearest(Grid(3, "symmetric", scale_search=True), 16, weighted=True)
+    rows = solve.weighted(made, linears, solver, data, folder=tmp_path, track=identity)
+    assert all(row["error"] <= row["rounding_error"] and row["flags"] == [] for row in rows)
+    assert rows[0]["error"] < rows[0]["rounding_error"]
+    power = sum(torch.from_numpy(batch["x"]).square().sum(0) for batch in data)
+    expected = solver.solve(torch.from_numpy(WEIGHTS["wa"].copy()), torch.diag(power))
+    assert share_of_equal_codes(store.Reader(tmp_path).read("wa"), expected) == 1

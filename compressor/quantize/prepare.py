@@ -1,0 +1,89 @@
+"""Where AWQ, SmoothQuant and the graph meet: each input's statistics while data flows through the float weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from compressor.decoder import Feeds
+from compressor.progress import Track
+from compressor.quantize import awq, smoothquant
+from compressor.quantize.graph import Flow, Linear, Segment, segments
+from compressor.quantize.llm_int8 import ColumnMaximum
+from compressor.quantize.rtn import RoundToNearest
+from compressor.quantize.scaling import Pair, find_pairs
+from compressor.quantize.statistics import SecondMoment
+
+SAMPLE_TOKENS = 1024  # that SmoothQuant's error is measured on
+_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Row = dict[str, Any]
+Search = Callable[[Sequence[Tensor], Flow, Segment], tuple[Tensor, Row]]
+
+
+def scale_for_weights(
+    model: ir.Model, linears: Sequence[Linear], rounding: RoundToNearest, batches: Sequence[Feeds], track: Track
+) -> list[Row]:
+    """AWQ in place, for a grid that weights will be rounded to. Returns a row for each input that can be scaled."""
+
+    def search(weights: Sequence[Tensor], flow: Flow, segment: Segment) -> tuple[Tensor, Row]:
+        moment, magnitude = SecondMoment(segment.width, _DEVICE), torch.zeros(segment.width, device=_DEVICE)
+        for x in flow.run(segment):
+            moment.add(x)
+            magnitude += x.float().abs().sum(0)
+        found = awq.search(
+            weights, moment.value(), magnitude / moment.tokens, lambda weight: rounding.solve(weight).dequantize()
+        )
+        return found.scale, {"alpha": found.alpha, "error_ratio": _ratio(found.error, found.plain_error)}
+
+    return _scale(model, linears, search, batches, track, "awq")
+
+
+def scale_for_activations(
+    model: ir.Model, linears: Sequence[Linear], alpha: float | None, batches: Sequence[Feeds], track: Track
+) -> list[Row]:
+    """SmoothQuant in place. Returns a row for each input that can be scaled."""
+
+    def search(weights: Sequence[Tensor], flow: Flow, segment: Segment) -> tuple[Tensor, Row]:
+        largest, seen = ColumnMaximum(segment.width, _DEVICE), list[Tensor]()
+        for x in flow.run(segment):
+            largest.add(x)
+            if sum(len(one) for one in seen) < SAMPLE_TOKENS:
+                seen.append(x.clone())
+        sample = torch.cat(seen)[:SAMPLE_TOKENS]
+        found = smoothquant.search(weights, sample, largest.value, alpha)
+        return found.scale, {"alpha": found.alpha, "error_ratio": _ratio(found.error, found.plain_error)}
+
+    return _scale(model, linears, search, batches, track, "smoothquant")
+
+
+def _scale(
+    model: ir.Model, linears: Sequence[Linear], search: Search, batches: Sequence[Feeds], track: Track, name: str
+) -> list[Row]:
+    """Find every factor on the graph as it is, then fold them all."""
+    pairs = {pair.linears[0].x: pair for pair in find_pairs(linears)}
+    flow = Flow(batches, dtype=torch.float32, device=_DEVICE)
+    found: list[tuple[Pair, Tensor]] = []
+    rows = []
+    for segment in track(segments(model, linears), name):
+        weights, pair = [linear.read().to(_DEVICE) for linear in segment.linears], pairs.get(segment.x)
+        if pair is not None and segment.window is None:
+            scale, row = search(weights, flow, segment)
+            found.append((pair, scale))
+            rows.append({"method": name, "input": pair.name, "weights": [one.name for one in pair.linears], **row})
+        else:
+            for _ in flow.run(segment):
+                pass
+        flow.resume(segment, weights)
+    for pair, scale in found:
+        pair.scale(model.graph, scale)
+    return rows
+
+
+def _ratio(error: float, plain: float) -> float | None:
+    ratio = error / plain if plain else 1.0
+    return ratio if math.isfinite(ratio) else None
