@@ -137,15 +137,6 @@ class Quantize(Section):
     budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
     exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _implied_method(cls, data: Any) -> Any:
-        """A preparation that names no method brings the first of those it serves: `awq: {}` is rounded."""
-        if not isinstance(data, dict) or any(data.get(name) is not None for name in catalog.METHODS):
-            return data
-        named = [name for name in catalog.PREPARATIONS if data.get(name) is not None]
-        return data | {catalog.PREPARATIONS[named[0]][0]: {}} if named else data
-
     @model_validator(mode="after")
     def _one_method(self) -> Self:
         chosen = [name for name in catalog.METHODS if getattr(self, name) is not None]
@@ -409,6 +400,7 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place
         place = _apply(data, override)
         lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
         lines[place] = f"--set {override}"
+    _imply_method(data.get("quantize"))
     try:
         # JSON mode: a list is a tuple, and "4" is still no number. A date of YAML is the text it was written as.
         made = Recipe.model_validate_json(json.dumps(data, default=str))
@@ -421,6 +413,13 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place
     if errors:
         raise RecipeError([text for _, text in sorted(_finding(one, lines, origin) for one in errors)])
     return made
+
+
+def _imply_method(quantize: Any) -> None:
+    """A preparation that names no method brings the first of those it serves: `awq: {}` is rounded."""
+    if isinstance(quantize, dict) and not any(quantize.get(name) is not None for name in catalog.METHODS):
+        named = [name for name in catalog.PREPARATIONS if quantize.get(name) is not None]
+        quantize |= {catalog.PREPARATIONS[named[0]][0]: {}} if named else {}
 
 
 def _apply(data: dict[str, Any], override: str) -> Place:

@@ -176,3 +176,8 @@ def test_mix10m_gptq_at_three_bits_is_below_rounding(group_size: int, mix10m: Tr
 def test_mix10m_gptq_at_four_bits_is_no_worse_than_rounding(mix10m: Trained) -> None:
     grid = {"bits": 4, "group_size": 128}
     assert mix10m.perplexity(gptq=grid) <= mix10m.perplexity(rtn=grid)
+
+
+def test_mix10m_awq_at_three_bits_is_below_rounding(mix10m: Trained) -> None:
+    grid = {"bits": 3, "group_size": 128, "scale_search": True}
+    assert mix10m.perplexity(awq={}, rtn=grid) < mix10m.perplexity(rtn=grid)

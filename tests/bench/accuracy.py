@@ -187,6 +187,7 @@ def ours(contest: Contest, cell: Cell) -> Row:
     asked = {"bits": cell.bits, "group_size": cell.group}
     section = dict(method.section) | ({method.name: {**method.section[method.name], **asked}} if method.name else {})
     options = contest.options(section, cell.seed)
+    contest.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=contest.work) as folder:
         begin = time.perf_counter()
         quantized = pipeline.quantize(contest.optimized, options, Shelf(Path(folder)))
