@@ -83,7 +83,7 @@ def test_a_wrong_request_is_2_and_a_line_without_traceback(tmp_path: Path) -> No
         ("export builtin:huge-lm -o out", 2, "builtin:huge-lm: no such built-in model; there is builtin:tiny-lm"),
         ("export nobody/nothing -o out", 3, "nobody/nothing: no such folder, and the hub cannot be asked for it"),
         ("quantize missing.onnx -o out", 2, "missing.onnx: no such file or folder"),
-        ("quantize . -o out --method awq", 2, "arguments: quantize: unknown field 'awq'. Known: rtn, gptq,"),
+        ("quantize . -o out --method hqq", 2, "arguments: quantize: unknown field 'hqq'. Known: rtn, gptq,"),
         ("quantize . -o out", 2, ".: no artifact (manifest.json is missing or not ours)"),
         ("validate missing --against missing", 2, "missing: no such file or folder"),
         ("inspect notes.txt", 2, "notes.txt: not an .onnx file"),
