@@ -71,6 +71,24 @@ PASSES = {
         ANYWHERE,
         "a Transpose moves every byte; two may undo each other",
     ),
+    "requantization-removal": GraphPass(
+        "passes.requantization_removal:RequantizationRemoval",
+        ANYWHERE,
+        "codes that come back unchanged need no float between",
+    ),
+    "transpose-cancelling": GraphPass(
+        "passes.transpose_cancelling:TransposeCancelling",
+        ANYWHERE,
+        "two walks over memory less; what is constant between them is moved here",
+    ),
+    "transpose-recovery": GraphPass(
+        "passes.transpose_recovery:TransposeRecovery", ANYWHERE, "one Transpose instead of one between two Reshapes"
+    ),
+    "expand-elimination": GraphPass(
+        "passes.expand_elimination:ExpandElimination",
+        ANYWHERE,
+        "the operator behind it broadcasts, and nothing is copied",
+    ),
     "branch-folding": GraphPass(
         "passes.branch_folding:BranchFolding",
         ANYWHERE,

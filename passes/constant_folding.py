@@ -23,10 +23,12 @@ from passes.constants import (
     release,
 )
 from passes.evaluation import EVALUATE, SHAPE_ONLY, evaluate
+from passes.linear import LINEAR
 from passes.local import become_identity
 from passes.refusal import Refusal
 
 Array = npt.NDArray[Any]
+WEIGHTED = {*LINEAR, "BatchNormalization"}  # of which every input but the first may be a weight
 
 
 @dataclass
@@ -38,12 +40,15 @@ class ConstantFolding(ir.passes.InPlacePass):
 
     `max_bytes_grown`: 1 KiB holds a shape, an axis list, a norm's scalars, and no weight. So Expand of one number to
     [2048, 2048] stays a node, and so does the Transpose of a tied embedding, which would become a second copy.
-    A larger result can only come from a weight that goes. It takes over that weight's name where it has as many
+    `max_bytes_of_weight`: a ConstantOfShape that is the weight of a product or a convolution is that weight, written
+    short: written out, a BatchNormalization can go into it. The runtime does the same when it loads.
+    A larger result can else only come from a weight that goes. It takes over that weight's name where it has as many
     entries, and it is computed when it is read, so that folding never holds the weights in memory.
     Bodies of functions are left alone; inline them first.
     """
 
     max_bytes_grown: int = 1024
+    max_bytes_of_weight: int = 1 << 26
     refusals: list[Refusal] = field(default_factory=list, init=False)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -85,8 +90,9 @@ class ConstantFolding(ir.passes.InPlacePass):
         nbytes = math.ceil(result.size * dtype.itemsize)
         if nbytes > self.max_bytes_grown:  # else there is nothing to count
             grown = nbytes - sum(_credit(value, tensor) for value, tensor in _constants(node).items())
-            if grown > self.max_bytes_grown:
-                return f"the model would grow by {grown} bytes, more than the {self.max_bytes_grown} allowed"
+            allowed = self.max_bytes_of_weight if _is_weight(node) else self.max_bytes_grown
+            if grown > allowed:
+                return f"the model would grow by {grown} bytes, more than the {allowed} allowed"
         if not is_finite(ir.Tensor(result)) and all(map(is_finite, _constants(node).values())):
             return "the result is not finite, though all of its inputs are"
         return None
@@ -114,6 +120,12 @@ def _stand_in(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value is None or value.shape is None or not all(isinstance(size, int) and size >= 0 for size in value.shape):
         return None
     return ir.Tensor(np.broadcast_to(np.uint8(0), value.shape.numpy()))
+
+
+def _is_weight(node: ir.Node) -> bool:
+    """One number for all entries, that a linear operator or a BatchNormalization behind it computes with."""
+    uses = node.outputs[0].uses() if node.op_type == "ConstantOfShape" else ()
+    return bool(uses) and all(reader.op_type in WEIGHTED and reader.domain == "" and place for reader, place in uses)
 
 
 def _credit(value: ir.Value, tensor: ir.TensorProtocol) -> int:

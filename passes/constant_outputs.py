@@ -15,9 +15,11 @@ LARGEST_COPY = 1024  # bytes: a shape or a flag; a weight that others read too i
 
 @dataclass
 class ConstantOutputs(ir.passes.InPlacePass):
-    """Let the main graph give an initializer where it gave a Constant, or an Identity of an initializer.
+    """Let a graph give an initializer where it gave a Constant, or an Identity of an initializer.
 
     k = Constant(); output k     ->     output k, an initializer
+
+    The main graph, branches and bodies alike: a Loop's condition that is always true is a node of every trip.
     """
 
     refusals: list[Refusal] = field(default_factory=list, init=False)
@@ -26,8 +28,9 @@ class ConstantOutputs(ir.passes.InPlacePass):
         self.refusals = []
         if model.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
             return ir.passes.PassResult(model, modified=False)
-        places = range(len(model.graph.outputs))
-        return ir.passes.PassResult(model, any([self._pin(model.graph, place) for place in places]))
+        graphs = (model.graph, *model.graph.subgraphs())
+        places = [(graph, place) for graph in graphs for place in range(len(graph.outputs))]
+        return ir.passes.PassResult(model, any([self._pin(graph, place) for graph, place in places]))
 
     def _pin(self, graph: ir.Graph, place: int) -> bool:
         output = graph.outputs[place]

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from passes import indexing
+
 Array = npt.NDArray[Any]
 Ints = Iterable[Any]  # an attribute's tuple or an input's array
 
@@ -171,6 +173,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Cos": np.cos,
+    "CumSum": indexing.cumulative_sum,
     "Div": _divide,
     "Equal": np.equal,
     "Exp": np.exp,
@@ -178,6 +181,8 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "Flatten": _flatten,
     "Floor": np.floor,
     "Gather": _gather,
+    "GatherElements": indexing.gather_elements,
+    "GatherND": indexing.gather_nd,
     "Greater": np.greater,
     "GreaterOrEqual": np.greater_equal,
     "Less": np.less,
@@ -188,7 +193,9 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "Mod": _modulo,
     "Mul": np.multiply,
     "Neg": np.negative,
+    "NonZero": indexing.nonzero,
     "Not": np.logical_not,
+    "OneHot": indexing.one_hot,
     "Or": np.logical_or,
     "Pow": _power,
     "Range": _range,
@@ -199,6 +206,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "ReduceSum": _reduction(np.sum),
     "Reshape": _reshape,
     "Round": np.rint,
+    "ScatterND": indexing.scatter_nd,
     "Shape": _shape,
     "Sign": np.sign,
     "Sin": np.sin,
@@ -207,7 +215,9 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "Sqrt": np.sqrt,
     "Squeeze": _squeeze,
     "Sub": np.subtract,
+    "Tile": indexing.tile,
     "Transpose": _transpose,
+    "Trilu": indexing.triangle,
     "Unsqueeze": _unsqueeze,
     "Where": np.where,
     "Xor": np.logical_xor,

@@ -3,6 +3,7 @@
 t = Transpose(x, p); y = Transpose(t, q)                     ->     y = Transpose(x, p then q)
 t = Transpose(x, p); r = Relu(t); y = Transpose(r, q)        ->     r = Relu(x); y = Transpose(r, p then q)
 a = Transpose(x, p); b = Transpose(z, p); y = Add(a, b)      ->     s = Add(x, z); y = Transpose(s, p)
+t = Transpose(x, p); y = Gather(t, scalar, axis)             ->     y = Gather(x, scalar, p[axis])
 Transpose that moves only axes of 1                          ->     Reshape
 """
 
@@ -35,18 +36,21 @@ class TransposeMerging(LocalPass):
     A Transpose without `perm` reverses the axes.
     """
 
-    operators: ClassVar[frozenset[str]] = frozenset({"Transpose"}) | PAIRWISE
+    operators: ClassVar[frozenset[str]] = frozenset({"Gather", "Transpose"}) | PAIRWISE
 
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
         if node.op_type in PAIRWISE:
             return _push_through_pair(node, scope)
-        order = _order(node, scope)
+        if node.op_type == "Gather":
+            return _gather_before(node, scope)
+        order = order_of(node, scope)
         if order is None:
             return False
         return _merge(node, order, scope) or _become_reshape(node, order, scope)
 
 
-def _order(node: ir.Node, scope: Scope) -> list[int] | None:
+def order_of(node: ir.Node, scope: Scope) -> list[int] | None:
+    """The axes in their new order; None where a Transpose names none and nobody knows how many there are."""
     if "perm" in node.attributes:
         return list(node.attributes["perm"].as_ints())
     shape = scope.symbols.shape(node.inputs[0])
@@ -65,7 +69,7 @@ def _merge(node: ir.Node, order: Sequence[int], scope: Scope) -> bool:
     first = producer_of(value, "Transpose")
     if first is None or value is None or (chain and not sole_reader(value)):
         return False
-    inner = _order(first, scope)
+    inner = order_of(first, scope)
     source = first.inputs[0]
     if inner is None or source is None:
         return False
@@ -77,6 +81,21 @@ def _merge(node: ir.Node, order: Sequence[int], scope: Scope) -> bool:
         node.replace_input_with(0, source)
     together = [inner[axis] for axis in order]
     node.attributes["perm"] = ir.AttrInt64s("perm", together)
+    return True
+
+
+def _gather_before(node: ir.Node, scope: Scope) -> bool:
+    """One entry of one axis, taken before the Transpose, where the other axes keep their order."""
+    transpose = producer_of(node.inputs[0], "Transpose")
+    order = order_of(transpose, scope) if transpose is not None else None
+    if transpose is None or order is None or scope.symbols.shape(node.inputs[1]) != ():
+        return False
+    axis = node.attributes.get_int("axis", 0) % len(order)
+    rest = order[:axis] + order[axis + 1 :]
+    if rest != sorted(rest):
+        return False
+    node.replace_input_with(0, transpose.inputs[0])
+    node.attributes["axis"] = ir.AttrInt64("axis", order[axis])
     return True
 
 
@@ -101,7 +120,7 @@ def _push_through_pair(node: ir.Node, scope: Scope) -> bool:
     transposes = [producer_of(value, "Transpose") for value in node.inputs]
     if "broadcast" in node.attributes or None in transposes or len(transposes) != 2:
         return False
-    orders = [_order(one, scope) for one in transposes if one is not None]
+    orders = [order_of(one, scope) for one in transposes if one is not None]
     if orders[0] is None or orders[0] != orders[1]:
         raise Refused(f"its operands are transposed differently: {orders[0]} and {orders[1]}")
     values = [one for one in node.inputs if one is not None]

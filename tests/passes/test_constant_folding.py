@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.constant_folding import ConstantFolding
-from tests import graphs, laws
+from tests import graphs, laws, moving_graphs
 
 
 def fold(graph: str, **options: int) -> tuple[ir.Model, ConstantFolding]:
@@ -108,3 +108,12 @@ def test_a_dimension_of_minus_one_is_no_dimension() -> None:
     model = graphs.shape_of_static_input()
     model.graph.inputs[0].shape = ir.Shape([-1, 6])
     assert not ConstantFolding()(model).modified
+
+
+def test_weights_written_short_are_written_out() -> None:
+    """So that the norm can go into the convolution; a number that is no weight stays short."""
+    model, graph_pass = moving_graphs.weights_written_short(), ConstantFolding()
+    graph_pass(model)
+    assert [node.op_type for node in model.graph] == ["Conv", "BatchNormalization", "ConstantOfShape", "Mul"]
+    assert [refusal.op_type for refusal in graph_pass.refusals] == ["ConstantOfShape"]
+    assert not ConstantFolding(max_bytes_of_weight=0)(moving_graphs.weights_written_short()).modified

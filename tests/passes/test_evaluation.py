@@ -17,6 +17,7 @@ DIVISORS = np.array([[2, 2, -3], [4, 1, -5]])
 FLOATS = np.array([[1.5, -2.5, 0.5], [3.25, -0.25, 2.0]], np.float32)
 POSITIVE = np.abs(FLOATS)
 BOOLS = np.array([[True, False, True], [False, False, True]])
+SIGNS = np.array([[[0] * 4, [1] * 4, [-1] * 4]])
 CUBE = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
 # op -> cases of (opset, inputs, attributes); None is an input left out.
@@ -48,6 +49,11 @@ CASES: dict[str, list[Case]] = {
         (17, [np.array([], np.int64)], {"value": ir.tensor(np.array([True]))}),
     ],
     "Cos": [(17, [FLOATS], {})],
+    "CumSum": [
+        (17, [INTS, np.array(1)], {}),
+        (17, [INTS, np.array(-2)], {"exclusive": 1, "reverse": 1}),
+        (17, [INTS.astype(np.int32), np.array([0])], {"exclusive": 1}),
+    ],
     "Div": [
         (17, [INTS, DIVISORS], {}),
         (17, [INTS.astype(np.int32), DIVISORS.astype(np.int32)], {}),
@@ -59,6 +65,8 @@ CASES: dict[str, list[Case]] = {
     "Flatten": [(17, [CUBE], {}), (17, [CUBE], {"axis": 0}), (17, [CUBE], {"axis": -1}), (17, [CUBE], {"axis": 3})],
     "Floor": [(17, [FLOATS], {})],
     "Gather": [(17, [CUBE, np.array([[0, -1]])], {"axis": 1}), (17, [INTS, np.array(1)], {})],
+    "GatherElements": [(17, [INTS, np.array([[0, -1, 1, 1], [2, 0, 0, -3]])], {"axis": 1}), (17, [CUBE, SIGNS], {})],
+    "GatherND": [(17, [CUBE, np.array([[0, 1], [-1, -2]])], {}), (17, [INTS, np.array([1, -1])], {})],
     "Greater": [(17, [INTS, DIVISORS], {})],
     "GreaterOrEqual": [(17, [FLOATS, FLOATS[:1]], {})],
     "Less": [(17, [INTS, DIVISORS], {})],
@@ -69,7 +77,12 @@ CASES: dict[str, list[Case]] = {
     "Mod": [(17, [INTS, DIVISORS], {}), (17, [INTS, DIVISORS], {"fmod": 1}), (17, [FLOATS, POSITIVE], {"fmod": 1})],
     "Mul": [(17, [INTS, DIVISORS], {}), (17, [FLOATS, FLOATS], {})],
     "Neg": [(17, [INTS], {}), (17, [FLOATS], {})],
+    "NonZero": [(17, [INTS], {}), (17, [BOOLS], {}), (17, [np.zeros(3, np.float32)], {})],
     "Not": [(17, [BOOLS], {})],
+    "OneHot": [
+        (17, [np.array([[0, 2], [-1, 9]]), np.array([3]), np.array([-1, 5])], {}),
+        (17, [np.array([0, -4, 1]), np.array(3), np.array([0.5, 2.0], np.float32)], {"axis": 0}),
+    ],
     "Or": [(17, [BOOLS, BOOLS[:1]], {})],
     "Pow": [(17, [FLOATS, np.int64(2)], {}), (17, [INTS, np.int64(3)], {}), (17, [POSITIVE, np.float32(0.5)], {})],
     "Range": [(17, [np.int64(2), np.int64(11), np.int64(3)], {}), (17, [np.int32(5), np.int32(-3), np.int32(-2)], {})],
@@ -84,6 +97,10 @@ CASES: dict[str, list[Case]] = {
     ],
     "Reshape": [(17, [CUBE, np.array([0, -1])], {}), (17, [CUBE[:0], np.array([2, 0])], {"allowzero": 1})],
     "Round": [(17, [FLOATS], {})],
+    "ScatterND": [
+        (17, [INTS, np.array([[0, 1], [1, -1]]), np.array([100, 200])], {}),
+        (15, [CUBE, np.array([[1]]), CUBE[:1] + 9], {}),
+    ],
     "Shape": [(17, [CUBE], {}), (17, [CUBE], {"start": -2, "end": 3})],
     "Sign": [(17, [INTS], {}), (17, [FLOATS], {})],
     "Sin": [(17, [FLOATS], {})],
@@ -102,7 +119,9 @@ CASES: dict[str, list[Case]] = {
         (11, [CUBE[:1, :1]], {"axes": [1]}),
     ],
     "Sub": [(17, [INTS, DIVISORS], {}), (17, [FLOATS, POSITIVE], {})],
+    "Tile": [(17, [INTS, np.array([2, 1])], {}), (17, [CUBE, np.array([1, 0, 2])], {})],
     "Transpose": [(17, [CUBE], {}), (17, [CUBE], {"perm": [1, 0, 2]}), (17, [BOOLS], {})],
+    "Trilu": [(17, [CUBE], {}), (17, [INTS, np.array(-1)], {"upper": 0}), (17, [INTS, np.array(1)], {"upper": 1})],
     "Unsqueeze": [(17, [CUBE, np.array([0, -1])], {}), (11, [INTS], {"axes": [2, 0]})],
     "Where": [(17, [BOOLS, INTS, np.int64(0)], {}), (17, [BOOLS[:1], FLOATS, POSITIVE], {})],
     "Xor": [(17, [BOOLS, BOOLS[1:]], {})],
@@ -147,6 +166,11 @@ def test_every_row_has_a_case() -> None:
         ("Range", [np.float32(0), np.float32(1), np.float32(0.1)], {}, "floats"),
         ("Range", [np.int64(0), np.int64(10**12), np.int64(1)], {}, "1000000000000 entries"),
         ("Gather", [INTS, np.array([9])], {}, "out of bounds"),
+        ("CumSum", [FLOATS, np.array(0)], {}, "floats"),
+        ("GatherElements", [INTS, np.array([[0]])], {"axis": 1}, "of a part"),
+        ("GatherND", [INTS, np.array([[0]])], {"batch_dims": 1}, "batches"),
+        ("OneHot", [FLOATS, np.array(3), np.array([0, 1])], {}, "floats"),
+        ("ScatterND", [INTS, np.array([[0, 0]]), np.array([1])], {"reduction": "add"}, "reduction"),
         ("Less", [np.zeros((10**6, 1)), np.zeros((1, 10**6))], {}, "1000000000000 entries"),
     ],
 )
