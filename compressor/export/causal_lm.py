@@ -21,7 +21,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from compressor.decoder import Decoder, Feeds
+from compressor.decoder import IDS, LOGITS, MASK, POSITIONS, Decoder, Feeds, positions
 from compressor.export import (
     canonical,
     decoder_cases,
@@ -55,12 +55,15 @@ def load(folder: Path, opset: int, dtype: str = "float32") -> Unloaded:
     return unloaded.load(folder, attention(opset), DTYPES[dtype])
 
 
-def export(origin: Unloaded, opset: int) -> ir.Model:
+def export(origin: Unloaded, opset: int, *, with_past: bool = True) -> ir.Model:
     """One graph, batch, sequence and past dynamic; weights keep the names that the checkpoint gives them.
 
-    Raises: RequestError when the model cannot be traced, or its checkpoint is not whole.
+    Without past it reads whole texts and keeps no cache. Raises: RequestError when the model cannot be traced, or its
+    checkpoint is not whole.
     """
-    graph_model = _graph(origin, opset)
+    graph_model = _graph(origin, opset, with_past)
+    if not with_past:  # a model that counts tokens itself reads no positions
+        graph_model.graph.inputs[:] = [value for value in graph_model.graph.inputs if value.uses()]
     if origin.model.dtype != torch.bfloat16:
         narrow.compute_wide(graph_model)  # Falcon's ALiBi is bfloat16 in a model of any type
     canonical.order_weights(graph_model.graph)
@@ -80,21 +83,41 @@ def prove(origin: Unloaded, graph: Path, dtype: str = "float32") -> list[proof.D
         return []
     whole = load_model(graph)
     graph_model = whole if dtype == "float32" else narrow.runnable(whole, exporters.DTYPES[dtype])
-    sizes = Decoder.of(graph_model)
-    assert sizes is not None  # the interface that export gave it
+    sizes = Decoder.of(graph_model)  # none where it keeps no cache
     model = reference.load(origin, plan)
     origin.facts["reference"], origin.facts["not_compared"] = plan.sentence, _not_compared(origin)
-    ids = decoder_cases.texts(sizes.vocab)
+    ids = decoder_cases.texts(_vocabulary(graph_model))
     with torch.no_grad(), quiet():
         logits = model(input_ids=torch.from_numpy(ids), use_cache=False).logits.float().numpy()
-    module = DecoderModule(model)
+    module = DecoderModule(model, with_past=sizes is not None)
 
     def run(feeds: Feeds) -> object:
-        return module(*(_as_float32(array) for array in feeds.values()))
+        every = {IDS: feeds[IDS], MASK: feeds[MASK], POSITIONS: positions(feeds[MASK].astype(np.int64))} | feeds
+        return module(*(_as_float32(array) for array in every.values()))
 
     with quiet():
-        cases = decoder_cases.cases(sizes, ids, logits)
+        reading = decoder_cases.reading(_feed_of(graph_model), ids, logits)
+        cases = decoder_cases.cases(sizes, ids, logits) if sizes else reading
         return proof.prove(graph_model, cases, exporters.DTYPES[dtype], proof.Source(model, run))
+
+
+def _vocabulary(graph_model: ir.Model) -> int:
+    """How many tokens the logits tell apart."""
+    shape = next(value.shape for value in graph_model.graph.outputs if value.name == LOGITS)
+    size = shape[-1] if shape else None
+    assert isinstance(size, int)  # the interface that export gave it
+    return size
+
+
+def _feed_of(graph_model: ir.Model) -> decoder_cases.Feed:
+    """The inputs of a graph without a cache, those of them that it reads."""
+    names = [str(value.name) for value in graph_model.graph.inputs]
+
+    def feed(ids: decoder_cases.Ids, mask: decoder_cases.Ids) -> Feeds:
+        every: Feeds = {IDS: ids, MASK: mask, POSITIONS: positions(mask)}
+        return {name: every[name] for name in names}
+
+    return feed
 
 
 def _not_compared(origin: Unloaded) -> list[str]:
@@ -113,11 +136,11 @@ def _as_float32(array: NDArray[np.generic]) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _graph(origin: Unloaded, opset: int) -> ir.Model:
+def _graph(origin: Unloaded, opset: int, with_past: bool) -> ir.Model:
     """The graph without values: of two layers a kind where the trace shows that they are alike, else of all."""
     few = layers.shallow(origin.model, origin.build)
     if isinstance(few, layers.Shallow):
-        graph_model = _trace(few.model, opset)
+        graph_model = _trace(few.model, opset, with_past)
         try:
             replication.replicate(graph_model, few.path, few.stands_for, CACHE)
         except replication.NotAlikeError as error:
@@ -126,12 +149,12 @@ def _graph(origin: Unloaded, opset: int) -> ir.Model:
             origin.facts["traced"] = f"{few.traced} layers, copied to {len(few.stands_for)}"
             return graph_model
     origin.facts["traced"] = f"whole: {few.reason}"
-    return _trace(few.model, opset)
+    return _trace(few.model, opset, with_past)
 
 
-def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
+def _trace(model: PreTrainedModel, opset: int, with_past: bool) -> ir.Model:
     with quiet():
-        call = DecoderModule(model).call()
+        call = DecoderModule(model, with_past=with_past).call()
     graph_model = tracing.trace(call, opset)
     canonical.canonicalise(graph_model, weights_of(model), axes=TOTALS)
     return graph_model

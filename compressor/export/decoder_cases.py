@@ -6,6 +6,7 @@
     chunked                     the prompt in two calls
 
 One forward of torch over [3, length] unpadded, uncached tokens answers all of them: a decoder never looks ahead.
+A graph without a cache is called in the first two ways.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.decoder import LOGITS, Decoder
+from compressor.decoder import LOGITS, Decoder, Feeds
 from compressor.export.proof import Case, Outputs, Run
 
 ROWS, PROMPT, STEPS = 3, 11, 3
 LENGTH = PROMPT + STEPS
 
 Ids = NDArray[np.int64]
+Feed = Callable[[Ids, Ids], Feeds]  # tokens and mask -> the inputs of a call
 
 
 def texts(vocab: int, length: int = LENGTH, seed: int = 0) -> Ids:
@@ -33,19 +35,27 @@ def cases(decoder: Decoder, ids: Ids, logits: NDArray[np.floating]) -> list[Case
     """ids [3, length], logits [3, length, vocab] as torch gives them without cache or padding."""
     prompt = ids.shape[1] - STEPS
     return [
-        Case("prefill", _prefill(decoder, ids[:1, :prompt]), {LOGITS: logits[:1, :prompt]}),
-        Case("prefill of 3", _prefill(decoder, ids), {LOGITS: logits}),
-        _padded(decoder, ids[:, :prompt], logits),
+        *reading(decoder.feeds, ids, logits),
         _decode(decoder, ids, logits, prompt),
         Case("chunked", _in_calls(decoder, ids[:1, :prompt], [prompt // 3]), {LOGITS: logits[:1, :prompt]}),
     ]
 
 
-def _prefill(decoder: Decoder, ids: Ids) -> Callable[[Run], Outputs]:
-    return lambda run: {LOGITS: run(decoder.feeds(ids))[LOGITS]}
+def reading(feeds: Feed, ids: Ids, logits: NDArray[np.floating]) -> list[Case]:
+    """The calls that need no cache."""
+    prompt = ids.shape[1] - STEPS
+    return [
+        Case("prefill", _prefill(feeds, ids[:1, :prompt]), {LOGITS: logits[:1, :prompt]}),
+        Case("prefill of 3", _prefill(feeds, ids), {LOGITS: logits}),
+        _padded(feeds, ids[:, :prompt], logits),
+    ]
 
 
-def _padded(decoder: Decoder, ids: Ids, logits: NDArray[np.floating]) -> Case:
+def _prefill(feeds: Feed, ids: Ids) -> Callable[[Run], Outputs]:
+    return lambda run: {LOGITS: run(feeds(ids, np.ones_like(ids)))[LOGITS]}
+
+
+def _padded(feeds: Feed, ids: Ids, logits: NDArray[np.floating]) -> Case:
     """Row 0 moves right behind its padding, row 1 ends early."""
     pad = ids.shape[1] // 3
     mask, moved = np.ones_like(ids), ids.copy()
@@ -53,7 +63,7 @@ def _padded(decoder: Decoder, ids: Ids, logits: NDArray[np.floating]) -> Case:
     moved[0, pad:] = ids[0, :-pad]
     real = mask.astype(bool)
     expected = np.concatenate([logits[row, : kept.sum()] for row, kept in enumerate(real)])
-    return Case("padded", lambda run: {LOGITS: run(decoder.feeds(moved, mask))[LOGITS][real]}, {LOGITS: expected})
+    return Case("padded", lambda run: {LOGITS: run(feeds(moved, mask))[LOGITS][real]}, {LOGITS: expected})
 
 
 def _decode(decoder: Decoder, ids: Ids, logits: NDArray[np.floating], prompt: int) -> Case:

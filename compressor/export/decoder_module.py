@@ -1,6 +1,7 @@
-"""A decoder with its cache laid out flat, as a graph wants it.
+"""A decoder with its cache laid out flat, as a graph wants it, or without one.
 
-forward(input_ids, attention_mask, position_ids, key 0, value 0, key 1, ...)  ->  logits, key 0, value 0, ...
+with past       forward(input_ids, attention_mask, position_ids, key 0, value 0, ...)  ->  logits, key 0, value 0, ...
+without past    forward(input_ids, attention_mask, position_ids)  ->  logits
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
 
 PAST, TOTAL = "past_sequence_length", "total_sequence_length"
 TRACED = {BATCH: 2, SEQUENCE: 3, PAST: 5, TOTAL: 8}
+TRACED_ALONE = {BATCH: 2, SEQUENCE: 8}
 
 
 class DecoderModule(nn.Module):
     """Takes and returns the cache as tensors; positions where the model takes them."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, with_past: bool = True) -> None:
         super().__init__()
-        self.wrapped, self.training = model, model.training
+        self.wrapped, self.training, self.with_past = model, model.training, with_past
         self.takes_positions = decoder.POSITIONS in inspect.signature(model.forward).parameters
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
@@ -37,32 +39,34 @@ class DecoderModule(nn.Module):
 
         input_ids, attention_mask, position_ids, *past = tensors
         extra = {decoder.POSITIONS: position_ids} if self.takes_positions else {}
+        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True))) if self.with_past else None
         result: Any = self.wrapped(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=DynamicCache(list(zip(past[::2], past[1::2], strict=True))),
-            use_cache=True,
+            past_key_values=cache,
+            use_cache=self.with_past,
             **extra,
         )
-        layers = result.past_key_values.layers
+        layers = result.past_key_values.layers if self.with_past else ()
         return [result.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values))]
 
     def call(self) -> Call:
         """How it is traced, and the names of its inputs, outputs and free axes."""
-        cache = self._cache()
+        cache = self._cache() if self.with_past else []
         depth = range(len(cache) // 2)
         past = [form.format(n) for n in depth for form in (decoder.PAST_KEY, decoder.PAST_VALUE)]
         present = [form.format(n) for n in depth for form in (decoder.PRESENT_KEY, decoder.PRESENT_VALUE)]
         inputs = {
             decoder.IDS: Input((BATCH, SEQUENCE), _counted),
-            decoder.MASK: Input((BATCH, TOTAL), _padded),
+            decoder.MASK: Input((BATCH, TOTAL if self.with_past else SEQUENCE), _padded),
             decoder.POSITIONS: Input((BATCH, SEQUENCE), _counted),
         }
         inputs |= {
             name: Input((BATCH, heads, PAST, size), _zeros(dtype))
             for name, (heads, size, dtype) in zip(past, cache, strict=True)
         }
-        return Call(type(self.wrapped).__name__, self, inputs, (decoder.LOGITS, *present), TRACED, checked={})
+        traced = TRACED if self.with_past else TRACED_ALONE
+        return Call(type(self.wrapped).__name__, self, inputs, (decoder.LOGITS, *present), traced, checked={})
 
     def _cache(self) -> list[tuple[int, int, torch.dtype]]:
         """Heads, size and type of every key and value, as a call without data returns them.

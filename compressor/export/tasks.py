@@ -2,7 +2,8 @@
 
     config.json {"architectures": ["BertForMaskedLM"], "model_type": "bert"}  ->  fill-mask
 
-A task is found by transformers' own tables (model type -> class of each task). The names are those of the hub.
+A task is found by transformers' own tables (model type -> class of each task). The names are those of the hub;
+where a graph has a cache, Optimum adds `-with-past`. The graph of a decoder beside an encoder always has one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Task(NamedTuple):
     optional: tuple[str, ...] = ()  # outputs where the model has them and the checkpoint their weights
 
 
+WITH_PAST = "-with-past"
 LOGITS, HIDDEN = ("logits",), ("last_hidden_state",)
 SPANS = ("start_logits", "end_logits")
 IMAGE, TEXT_AND_IMAGE = ("pixel_values",), ("input_ids", "pixel_values", "attention_mask")
@@ -32,7 +34,8 @@ SIMILARITY = ("logits_per_image", "logits_per_text", "text_embeds", "image_embed
 
 # In the order they are looked up: BartForConditionalGeneration stands in the tables of three tasks.
 TASKS = (
-    Task("text-generation", "AutoModelForCausalLM", "FOR_CAUSAL_LM_", "causal-lm", LOGITS),
+    Task("text-generation-with-past", "AutoModelForCausalLM", "FOR_CAUSAL_LM_", "causal-lm", LOGITS),
+    Task("text-generation", "AutoModelForCausalLM", "FOR_CAUSAL_LM_", "causal-lm-without-past", LOGITS),
     Task("text2text-generation", "AutoModelForSeq2SeqLM", "FOR_SEQ_TO_SEQ_CAUSAL_LM_", "seq2seq", LOGITS),
     Task("automatic-speech-recognition", "AutoModelForSpeechSeq2Seq", "FOR_SPEECH_SEQ_2_SEQ_", "seq2seq", LOGITS),
     Task("automatic-speech-recognition", "AutoModelForCTC", "FOR_CTC_", "encoder", LOGITS),
@@ -62,7 +65,7 @@ def find(config: Mapping[str, Any], wanted: str | None = None) -> Task:
     """
     kind, made_for = str(config.get("model_type")), set(config.get("architectures") or ())
     known = {task: classes for task in TASKS if (classes := _classes(task, kind))}
-    fitting = {task: classes for task, classes in known.items() if wanted in (None, task.name)}
+    fitting = {task: classes for task, classes in known.items() if wanted is None or wanted in _names(task)}
     for task, classes in fitting.items():
         if made_for & classes:
             return task
@@ -76,6 +79,11 @@ def choices(config: Mapping[str, Any]) -> str:
     """The tasks of a model's type, in words."""
     names = dict.fromkeys(task.name for task in TASKS if _classes(task, str(config.get("model_type"))))
     return f"choose --task {', '.join(names)}" if names else "transformers has no class for it that we export"
+
+
+def _names(task: Task) -> tuple[str, ...]:
+    """What a task may be called."""
+    return (task.name, f"{task.name}{WITH_PAST}") if task.exporter == "seq2seq" else (task.name,)
 
 
 def _classes(task: Task, kind: str) -> set[str]:

@@ -12,9 +12,18 @@ from compressor.sources import Source
 
 def prepare(source: Source, task: Task, options: Export) -> Exported:
     """A checkpoint of a decoder -> one graph for prefill and decode."""
+    return _exported(source, options, with_past=True)
+
+
+def without_past(source: Source, task: Task, options: Export) -> Exported:
+    """A checkpoint of a decoder -> one graph that reads whole texts: to score or to embed them."""
+    return _exported(source, options, with_past=False)
+
+
+def _exported(source: Source, options: Export, *, with_past: bool) -> Exported:
     origin = causal_lm.load(source.folder, options.opset, options.dtype)
     return Exported(
-        {MODEL: lambda: causal_lm.export(origin, options.opset)},
+        {MODEL: lambda: causal_lm.export(origin, options.opset, with_past=with_past)},
         lambda folder: causal_lm.prove(origin, folder / MODEL, options.dtype),
         origin.facts,
     )

@@ -45,7 +45,9 @@ RULES = (
     ),
     Rule(
         "cuda",
-        lambda wanted: wanted.dtype == "float32" and wanted.task == "text-generation" and GROUP_QUERY in wanted.passes,
+        lambda wanted: (
+            wanted.dtype == "float32" and wanted.task == "text-generation-with-past" and GROUP_QUERY in wanted.passes
+        ),
         "export.dtype",
         "GroupQueryAttention on CUDA is float16 or bfloat16; in float32 it runs on the CPU, its cache copied both ways "
         f"at every token; use float16, or name optimize.passes without {GROUP_QUERY}",

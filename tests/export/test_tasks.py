@@ -13,8 +13,8 @@ from compressor.export import tasks
 @pytest.mark.parametrize(
     ("kind", "architecture", "task"),
     [
-        ("llama", "LlamaForCausalLM", "text-generation"),
-        ("gemma3_text", "Gemma3ForCausalLM", "text-generation"),
+        ("llama", "LlamaForCausalLM", "text-generation-with-past"),
+        ("gemma3_text", "Gemma3ForCausalLM", "text-generation-with-past"),
         ("bert", "BertForMaskedLM", "fill-mask"),
         ("bert", "BertModel", "feature-extraction"),
         ("t5", "T5EncoderModel", "feature-extraction"),
@@ -42,7 +42,11 @@ def test_a_task_that_is_asked_for_comes_first() -> None:
     ("config", "wanted", "line"),
     [
         ({"model_type": "resnet"}, "fill-mask", "a model of type resnet has no task fill-mask; choose --task image-cl"),
-        ({"model_type": "bert"}, None, "of architecture none tells no task; choose --task text-generation, fill-mask"),
+        (
+            {"model_type": "bert"},
+            None,
+            "of architecture none tells no task; choose --task text-generation-with-past, text-generation, fill",
+        ),
         ({}, None, "a model of type None of architecture none tells no task; transformers has no class for it"),
     ],
 )

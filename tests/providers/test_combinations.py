@@ -57,11 +57,11 @@ def test_what_the_model_decides_is_refused_by_its_configuration(
 
 
 @pytest.mark.parametrize("wanted", [
-    Wanted("cuda", "float16", ("group-query-attention-fusion",), "text-generation", "llama"),
-    Wanted("cuda", "float32", (), "text-generation", "llama"),
+    Wanted("cuda", "float16", ("group-query-attention-fusion",), "text-generation-with-past", "llama"),
+    Wanted("cuda", "float32", (), "text-generation-with-past", "llama"),
     Wanted("cuda", "float32", ("group-query-attention-fusion",), "image-classification", "resnet"),
-    Wanted("cpu", "float32", ("group-query-attention-fusion",), "text-generation", "llama"),
-    Wanted("cuda", "bfloat16", (), "text-generation", "llama"),
+    Wanted("cpu", "float32", ("group-query-attention-fusion",), "text-generation-with-past", "llama"),
+    Wanted("cuda", "bfloat16", (), "text-generation-with-past", "llama"),
 ])  # fmt: skip
 def test_what_can_work_is_not_refused(wanted: Wanted) -> None:
     combinations.refuse(wanted)
