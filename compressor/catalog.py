@@ -212,6 +212,7 @@ OWN_FORMAT = {
 # What is done to the float graph before its weights are rounded, in this order -> the methods it serves, and the one
 # that follows where none is named.
 PREPARATIONS = {
+    "rotations": ("rtn", "gptq", "dynamic", "static_qdq"),
     "awq": ("rtn", "gptq"),
     "smoothquant": ("static_qdq", "dynamic"),
 }

@@ -64,6 +64,13 @@ class Keep(Section):
     """No weight is changed: the artifact has the precision of its export."""
 
 
+class Rotations(Section):
+    """R1 and R2 of QuaRot and SpinQuant (arXiv 2404.00456, 2405.16406), folded into Llama-like graphs."""
+
+    untie: bool = Field(False, description="store an embedding that is the head too twice, as a rotation needs it")
+    seed: int = Field(0, ge=0, description="of the random signs")
+
+
 class Awq(Section):
     """AWQ, Lin et al. 2023 (arXiv 2306.00978): loud inputs get a finer grid, scaled before rtn or gptq at no cost."""
 

@@ -15,7 +15,7 @@ from compressor import catalog
 from compressor.decoder import Feeds
 from compressor.methods import Dynamic
 from compressor.progress import Track
-from compressor.quantize import graph, prepare
+from compressor.quantize import graph, prepare, rotation
 from compressor.quantize.graph import Linear
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
@@ -25,6 +25,8 @@ from compressor.recipe import OnGrid, Recipe
 def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], track: Track) -> list[dict[str, Any]]:
     """Everything that the recipe asks for, in place. Returns a row for each input that was scaled."""
     options, rows = recipe.quantize, list[dict[str, Any]]()
+    if options.rotations is not None:
+        rows += rotation.rotate(model, untie=options.rotations.untie, seed=options.rotations.seed)
     linears, _ = weights(model, recipe)
     if options.awq is not None:
         rounding = RoundToNearest(*grid(recipe))

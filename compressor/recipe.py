@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from compressor import catalog, formats, impossible
 from compressor.errors import RecipeError, RequestError
 from compressor.export import tasks
-from compressor.methods import Awq, Codebook, Dynamic, Images, Keep, LlmInt8, Section, SmoothQuant, StaticQdq
+from compressor.methods import Awq, Codebook, Dynamic, Images, Keep, LlmInt8, Rotations, Section, SmoothQuant, StaticQdq
 
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3, 2]
@@ -132,6 +132,7 @@ class Quantize(Section):
     fp4: Codebook | None = None
     static_qdq: StaticQdq | None = None
     none: Keep | None = None
+    rotations: Rotations | None = Field(None, description="rotate the residual stream and the values of heads")
     awq: Awq | None = Field(None, description="scale weights before rtn or gptq")
     smoothquant: SmoothQuant | None = Field(None, description="scale activations before static_qdq or dynamic")
     budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")

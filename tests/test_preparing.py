@@ -11,6 +11,7 @@ import pytest
 
 from compressor import builtin, pipeline, recipe, sources
 from compressor.artifact import Artifact, Shelf
+from compressor.decoder import Decoder, DecoderSession
 from compressor.errors import RecipeError
 from compressor.session import load_model, open_session, save_model
 from tests import graphs, laws
@@ -101,3 +102,23 @@ def test_smoothquant_halves_what_integers_lose(method: str, graph: Path, tmp_pat
 def test_what_does_not_go_together_is_refused(data: dict[str, Any], line: str) -> None:
     with pytest.raises(RecipeError, match=line):
         recipe.build({"model": "x", **data})
+
+
+def test_a_decoder_is_rotated_with_the_values_of_its_heads(tmp_path: Path) -> None:
+    """The built-in model as it is optimized for a CPU: attention is one operator, its cache holds rotated values."""
+    asked = {"model": "builtin:tiny-lm", "target": "cpu", "calibration": {"samples": 4, "length": 64}}
+    options = recipe.build(asked | {"quantize": {"rotations": {"untie": True}, "rtn": {"bits": 8}}})
+    shelf = Shelf(tmp_path)
+    optimized = pipeline.optimize(pipeline.export(sources.find(options.model), options, shelf), options, shelf)
+    quantized = pipeline.quantize(optimized, options, shelf)
+    stream, heads = quantized.facts["prepared"]
+    assert len(heads["weights"]) > 0
+    assert len(stream["weights"]) >= 7 * len(heads["weights"])
+    found = []
+    for made in (optimized, quantized):
+        sizes = Decoder.of(load_model(made.model))
+        assert sizes is not None
+        ids = np.random.default_rng(0).integers(5, 200, (2, 24))
+        found.append(DecoderSession(sizes, open_session(made.model, "exact")).logits(ids, np.ones_like(ids)))
+    # Float32 through every layer in other axes: some 2^-23 of the largest for each of a few dozen products.
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4 * np.abs(found[0]).max())

@@ -51,6 +51,13 @@ class Linear:
     window: Window | None = None
 
     @property
+    def holder(self) -> tuple[ir.Node, int]:
+        """The node that reads the constant, and where: a Transpose before the product, or the product itself."""
+        between = self.node.inputs[1]
+        producer = between.producer() if between is not None and between is not self.weight else None
+        return (self.node, 1) if producer is None else (producer, 0)
+
+    @property
     def y(self) -> ir.Value:
         return self.node.outputs[0]
 
@@ -118,7 +125,7 @@ def find_linears(
     found: list[Linear] = []
     refused: dict[str, str] = {}
     for node in model.graph:
-        linear = _as_linear(node, model) or (_as_convolution(node) if convolutions else None)
+        linear = as_linear(node) or (_as_convolution(node) if convolutions else None)
         if linear is None:
             continue
         if reason := _refusal(linear, exclude):
@@ -322,7 +329,7 @@ def _state_types(model: ir.Model) -> None:
             node.outputs[0].type = node.outputs[0].shape = None
 
 
-def _as_linear(node: ir.Node, model: ir.Model) -> Linear | None:
+def as_linear(node: ir.Node) -> Linear | None:
     """MatMul(x, W), MatMul(x, Transpose(W)) or Gemm(x, W, b), with W a float matrix that nobody can override."""
     if node.domain or node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2:
         return None

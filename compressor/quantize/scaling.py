@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.quantize.graph import FLOATS, Linear
+from compressor.quantize.constants import constant, replace
+from compressor.quantize.graph import Linear
 
 MICROSOFT = "com.microsoft"
 # Weight and bias of a norm: its first output is linear in both.
@@ -58,15 +56,12 @@ class Pair:
     def scale(self, graph: ir.Graph, scale: Tensor) -> None:
         """Multiply the rows of every product by `scale` [in], and divide what makes their input by it."""
         for linear in self.linears:
-            stored = linear.stored(linear.read() * scale[:, None].cpu()).astype(linear.dtype)
-            _set(graph, linear.node, linear.weight, stored)
+            replace(graph, *linear.holder, linear.stored(linear.read() * scale[:, None].cpu()))
         for divisor in self.divisors:
-            value = divisor.node.inputs[divisor.at]
-            assert value is not None and value.const_value is not None  # noqa: PT018  held by _walk
-            array = value.const_value.numpy()
+            array = constant(divisor.node.inputs[divisor.at])
+            assert array is not None  # held by _walk
             shape = [-1 if axis == divisor.axis else 1 for axis in range(array.ndim)]
-            divided = array / scale.cpu().numpy().reshape(shape)
-            _set(graph, divisor.node, value, divided.astype(array.dtype))
+            replace(graph, divisor.node, divisor.at, array / scale.cpu().numpy().reshape(shape))
 
 
 def find_pairs(linears: Sequence[Linear]) -> list[Pair]:
@@ -129,7 +124,7 @@ def _norm(node: ir.Node, positions: Sequence[int], width: int) -> list[Divisor]:
 
 def _vector(node: ir.Node, at: int, width: int) -> list[Divisor]:
     """A constant of one number for each channel."""
-    array = _constant(node.inputs[at])
+    array = constant(node.inputs[at])
     whole = array is not None and array.ndim > 0 and array.size == width == array.shape[-1]
     return [Divisor(node, at, array.ndim - 1)] if array is not None and whole else []
 
@@ -145,7 +140,7 @@ def _product(node: ir.Node, width: int) -> list[Divisor]:
         if producer.op_type != "Transpose" or len(producer.outputs[0].uses()) != 1:
             return []
         holder, at, axis = producer, 0, 0
-    weight = _constant(holder.inputs[at])
+    weight = constant(holder.inputs[at])
     if weight is None or weight.ndim != 2 or weight.shape[axis] != width:
         return []
     if len(node.inputs) < 3 or node.inputs[2] is None:
@@ -163,26 +158,3 @@ _STEPS: dict[str, Callable[[ir.Node, int], list[Divisor]]] = {
     "MatMul": _product,
     "Gemm": _product,
 }
-
-
-def _constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """A float constant that nobody can override."""
-    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
-        return None
-    return np.asarray(value.const_value.numpy()) if value.const_value.dtype in FLOATS else None
-
-
-def _set(graph: ir.Graph, node: ir.Node, value: ir.Value, array: NDArray[Any]) -> None:
-    """Give a constant another content; where others read it too, the node gets a constant of its own."""
-    others = [use for use in value.uses() if use.node is not node and use.node is not value.producer()]
-    between = node.inputs[1] if len(node.inputs) > 1 else None
-    own = not others or (between is not None and between.producer() is others[0].node and len(others) == 1)
-    if own:
-        value.const_value = ir.Tensor(np.ascontiguousarray(array), name=value.name)
-        return
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=f"{value.name}.{node.outputs[0].name}")
-    twin = ir.Value(name=tensor.name, type=value.type, shape=value.shape, const_value=tensor)
-    graph.register_initializer(twin)
-    for at, one in enumerate(node.inputs):
-        if one is value:
-            node.replace_input_with(at, twin)
