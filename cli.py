@@ -253,10 +253,17 @@ def check(
     from compressor.providers import prediction
     from compressor.session import load_model
 
-    found = prediction.predict(load_model(sources.open_input(artifact).model), target)
-    _show_prediction(found, strict=strict, as_json=json_)
-    if found.verdict(strict=strict) != prediction.RUNS:
-        raise LimitMissedError(f"{artifact}: {found.verdict(strict=strict)}")
+    models = sources.open_input(artifact).models
+    found = {path.name: prediction.predict(load_model(path), target) for path in models}
+    if json_:
+        documents = {name: one.to_json(strict=strict) for name, one in found.items()}
+        _emit(documents if len(models) > 1 else documents[models[0].name])
+    for name, one in found.items():
+        if not json_:
+            _show_prediction(name, one)
+    verdicts = {name: one.verdict(strict=strict) for name, one in found.items()}
+    if missed := [f"{artifact}: {name}: {one}" for name, one in verdicts.items() if one != prediction.RUNS]:
+        raise LimitMissedError("\n".join(missed))
 
 
 @app.command()
@@ -277,9 +284,9 @@ def bench(
     """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
     from compressor import benchmark, measuring, sources
 
-    names = {"artifact": artifact} | ({"rival": against} if against else {})
-    sides = measuring.sides({name: sources.open_input(path) for name, path in names.items()}, provider)
-    points = benchmark.measure(sides, benchmark.Sweep(batch, length, repeats), _progress())
+    rival = sources.open_input(against) if against else None
+    graphs = measuring.sides(sources.open_input(artifact), rival, provider)
+    points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), _progress())
     if output:
         benchmark.write(output, points)
     rows = benchmark.rows(points)
@@ -605,11 +612,8 @@ def _plot(rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"{name:<32} {'#' * max(1, round(BAR_WIDTH * row['median_ms'] / most))} {row['median_ms']:.3g} ms")
 
 
-def _show_prediction(found: Prediction, *, strict: bool, as_json: bool) -> None:
-    if as_json:
-        _emit(found.to_json(strict=strict))
-        return
-    _table(f"for {found.target}, by the kernels of ONNX Runtime {found.version}", found.by_provider())
+def _show_prediction(name: str, found: Prediction) -> None:
+    _table(f"{name} for {found.target}, by the kernels of ONNX Runtime {found.version}", found.by_provider())
     if elsewhere := found.elsewhere():
         _table("not on the target, or not by choice", elsewhere)
     if found.copies:
@@ -639,8 +643,10 @@ def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _emit(facts)
         return
-    rows = [{"what": name, "value": _plain(value)} for name, value in facts.items()]
-    _table("", rows)
+    graphs = facts.get("graphs", {})
+    whole = {name: value for name, value in facts.items() if name != "graphs"}
+    for title, part in {"": whole, **graphs}.items():
+        _table(title, [{"what": name, "value": _plain(value)} for name, value in part.items()])
 
 
 def _plain(value: Any) -> str:

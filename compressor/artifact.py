@@ -43,15 +43,29 @@ class Artifact:
     manifest: Mapping[str, Any] = field(repr=False)
     model_name: str = MODEL
     reused: bool = False  # found, not made, by the command that holds it
+    part: str = ""  # of several graphs the one that this is a view of: "encoder_model"
 
     @property
     def models(self) -> list[Path]:
         """Its graphs: one, or the few that a task needs, such as an encoder and a decoder."""
-        return [self.directory / name for name in self.facts.get("models", [self.model_name])]
+        names = [self.model_name] if self.part else self.facts.get("models", [self.model_name])
+        return [self.directory / name for name in names]
+
+    @property
+    def views(self) -> list[Artifact]:
+        """The artifact once for each of its graphs, as if it had that one alone; itself where it has one."""
+        if len(self.models) == 1:
+            return [self]
+        return [replace(self, model_name=path.name, part=path.stem) for path in self.models]
+
+    @property
+    def carries_as(self) -> str:
+        """What the graph of a view is called in the artifact that is made from it."""
+        return self.model_name if self.part else MODEL
 
     @property
     def model(self) -> Path:
-        """Its one graph. Raises: RequestError when it has several, for the stages that work on one."""
+        """Its one graph. Raises: RequestError when it has several, for what works on one."""
         if len(self.models) > 1:
             names = " or ".join(path.name for path in self.models)
             raise RequestError(f"{self.directory}: holds several graphs and this works on one; name {names} in it")

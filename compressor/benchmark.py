@@ -9,7 +9,7 @@ Artifact and rival take turns at each point, so that another load on the machine
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,19 @@ class Point:
     per_second: float  # tokens of a decoder, rows of any other graph
 
 
-def measure(sides: dict[str, Subject], sweep: Sweep, track: Track = identity) -> list[Point]:
-    """Every side at every point. Raises: RequestError when an artifact does not run at a point."""
+def measure(graphs: Mapping[str, Mapping[str, Subject]], sweep: Sweep, track: Track = identity) -> list[Point]:
+    """Every side of every graph at every point; the part of a point names its graph, where there are several.
+
+    Raises: RequestError when an artifact does not run at a point.
+    """
     points: list[Point] = []
-    for batch, length in track([(b, n) for b in sweep.batches for n in sweep.lengths], "bench"):
-        calls = {name: _calls(side, batch, length) for name, side in sides.items()}
+    places = [(graph, batch, length) for graph in graphs for batch in sweep.batches for length in sweep.lengths]
+    for graph, batch, length in track(places, "bench"):
+        calls = {name: _calls(side, batch, length) for name, side in graphs[graph].items()}
         for part in next(iter(calls.values())):
             taken = _in_turns({name: own[part] for name, own in calls.items()}, sweep.repeats)
-            points += [_point(name, part, batch, length, found) for name, found in taken.items()]
+            title = f"{graph} {part}".strip()
+            points += [_point(name, title, batch, length, found) for name, found in taken.items()]
     return points
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -26,19 +27,30 @@ QUANTIZED, FLOATS = "quantized codes", "floats"
 
 
 def inspect(artifact: Artifact) -> dict[str, Any]:
-    """Facts for a reader. `damaged` lists the files whose bytes are no longer those of the manifest."""
-    model = load_model(artifact.model)
+    """Facts for a reader; `graphs` holds those of each graph by its name, where there are several.
+
+    `damaged` lists the files whose bytes are no longer those of the manifest.
+    """
+    graphs = {path.name: _graph(path) for path in artifact.models}
+    return {
+        "artifact": str(artifact.directory),
+        "stage": artifact.stage,
+        "key": artifact.key,
+        **({"graphs": graphs} if len(graphs) > 1 else graphs[artifact.models[0].name]),
+        "damaged": artifact.damaged(),
+    }
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    model = load_model(path)
     types: Counter[str] = Counter()
     for tensor in weights(model).values():
         types[str(tensor.dtype)] += tensor.nbytes
     counted = operators(model)
     return {
-        "artifact": str(artifact.directory),
-        "stage": artifact.stage,
-        "key": artifact.key,
         "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         "ir version": model.ir_version,
-        "bytes": graph_nbytes(artifact.model),
+        "bytes": graph_nbytes(path),
         "weights, bytes by type": dict(types.most_common()),
         "weights, bytes by kind": _kinds(model),
         "quantized share of weight entries": _quantized_share(model),
@@ -48,7 +60,6 @@ def inspect(artifact: Artifact) -> dict[str, Any]:
         "nodes": sum(counted.values()),
         "operators by domain": _by_domain(model),
         "operators": counted,
-        "damaged": artifact.damaged(),
     }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compressor import calibration, probe, samples, sources
-from compressor.artifact import MODEL, Artifact
+from compressor.artifact import Artifact
 from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, Feeds
+from compressor.errors import RequestError
 from compressor.progress import Track, identity
 from compressor.providers import backends, prediction
 from compressor.recipe import Recipe
@@ -38,7 +39,7 @@ class Measured:
 
     measurements: tuple[Measurement, ...]
     fallbacks: tuple[str, ...]
-    placement: Mapping[str, Any]
+    placement: tuple[Mapping[str, Any], ...]  # an overview for each graph
     windows: Windows | None = field(repr=False)
 
 
@@ -53,31 +54,64 @@ def measure(
     provider: str | None,
     track: Track = identity,
 ) -> Measured:
-    """Structure first: a graph that does not load has no other number.
+    """Every graph of the one against its namesake in the other; of several, a name stands before its numbers.
 
     On a provider that has to be there; on None at the recipe's target where that loads, and else on the CPU, which the
     fallbacks say. rounded: the same weights merely rounded. layers: the solver's rows. spent: what a budget went into.
     """
-    limits = recipe.validate_
     where, absent = (provider, ()) if provider else backends.at_hand(recipe.target)
-    backend = _backend(where, candidate, reference)
+    place = _Place(where, provider or backends.home(recipe.target), bool(provider) or where != "cpu")
+    parts = [_graph(*pair, recipe, rounded, place, track) for pair in _namesakes(candidate, reference)]
+    found = [row for part in parts for row in part.measurements]
+    found += [*solved.measure(list(layers), recipe.validate_.layers), *budget.measure(spent)]
+    placed = tuple(one for part in parts for one in part.placement)
+    return Measured(tuple(found), tuple(absent), placed, parts[0].windows)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the candidate runs, the target whose rules it is placed by, and whether its placement can be observed."""
+
+    where: str
+    target: str
+    observe: bool
+
+
+def _namesakes(candidate: Artifact, reference: Artifact) -> list[tuple[Artifact, Artifact]]:
+    """Graph by graph. Raises: RequestError where one has several graphs and the other not the same."""
+    ours, theirs = ({view.part: view for view in one.views} for one in (candidate, reference))
+    if ours.keys() != theirs.keys():
+        kinds = (", ".join(filter(None, one)) or "one graph" for one in (ours, theirs))
+        held = " and ".join(
+            f"{one.directory} ({kind})" for one, kind in zip((candidate, reference), kinds, strict=True)
+        )
+        raise RequestError(f"{held} do not hold the same graphs; name two files that answer to each other")
+    return [(view, theirs[part]) for part, view in ours.items()]
+
+
+def _graph(
+    candidate: Artifact, reference: Artifact, recipe: Recipe, rounded: Artifact | None, place: _Place, track: Track
+) -> Measured:
+    """Structure first: a graph that does not load has no other number."""
+    limits, part = recipe.validate_, candidate.part
+    backend = _backend(place.where, candidate, reference)
     ours = Subject(candidate.model, backend=backend)
     theirs = Subject(reference.model, is_reference=True, backend=backend)
     windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
-    found, predicted = structure.measure(ours, theirs), {}
+    found, overviews = structure.measure(ours, theirs), []
     if not found[0].value:
         found += _answers(ours, theirs, recipe, windows)
         allowed = budget.limits(limits.perplexity, recipe.quantize.budget)
         if windows is not None and allowed:
             plain = Subject(rounded.model) if rounded else None
             found += perplexity.measure(ours, theirs, windows, allowed, rounded=plain, track=track)
-        placed = prediction.predict(ours.model, provider or backends.home(recipe.target))
-        predicted = placed.overview()
+        placed = prediction.predict(ours.model, place.target)
+        overviews = [{"graph": candidate.model_name} | placed.overview()]
         found += _costs(ours, theirs, recipe)
-        found += placement.measure(ours, placed, limits.placement, observe=bool(provider) or where != "cpu")
+        found += placement.measure(ours, placed, limits.placement, observe=place.observe)
         found += latency.measure(ours, limits.latency) if limits.latency else []
-    found += [*solved.measure(list(layers), limits.layers), *budget.measure(spent)]
-    return Measured(tuple(found), tuple(absent), predicted, windows)
+    named = tuple(replace(one, name=f"{part}: {one.name}") if part else one for one in found)
+    return Measured(named, (), tuple(overviews), windows)
 
 
 def _answers(ours: Subject, theirs: Subject, recipe: Recipe, windows: Windows | None) -> list[Measurement]:
@@ -103,9 +137,19 @@ def _costs(ours: Subject, theirs: Subject, recipe: Recipe) -> list[Measurement]:
     return found
 
 
-def sides(artifacts: Mapping[str, Artifact], provider: str) -> dict[str, Subject]:
-    """Artifacts ready to be run on a provider, each with its own engines. Raises: MachineError when it is missing."""
-    return {name: Subject(one.model, backend=_backend(provider, one, one)) for name, one in artifacts.items()}
+def sides(artifact: Artifact, rival: Artifact | None, provider: str) -> dict[str, dict[str, Subject]]:
+    """For each graph the artifact and its rival, ready to be run on a provider, each with its own engines.
+
+    Raises: MachineError when the provider is missing, RequestError when the two do not hold the same graphs.
+    """
+    rivals = [{"artifact": ours, "rival": theirs} for ours, theirs in _namesakes(artifact, rival)] if rival else []
+    held = rivals or [{"artifact": view} for view in artifact.views]
+    return {
+        pair["artifact"].part: {
+            name: Subject(one.model, backend=_backend(provider, one, one)) for name, one in pair.items()
+        }
+        for pair in held
+    }
 
 
 def _backend(where: str, candidate: Artifact, reference: Artifact) -> Backend:
@@ -119,8 +163,9 @@ def _profiles(candidate: Artifact, reference: Artifact) -> Mapping[str, Any]:
     from compressor.export import static
 
     kept: list[Mapping[str, Any]] = [one.facts["profiles"] for one in (candidate, reference) if "profiles" in one.facts]
-    found: Mapping[str, Any] = kept[0].get(MODEL, {}) if kept else static.profile(load_model(candidate.model))
-    return found
+    if kept:
+        return dict(kept[0].get(candidate.model_name, {}))
+    return static.profile(load_model(candidate.model))
 
 
 def _heldout_windows(candidate: Artifact, reference: Artifact, recipe: Recipe, sizes: Decoder | None) -> Windows | None:

@@ -42,7 +42,7 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Fallbacks", "".join(f"<p>{escape(line)}</p>" for line in report.fallbacks)
     yield "Against the reference", "".join(_against_reference(report.measurements))
     yield "Error by layer", _layers(report.layers)
-    yield "Placement", "".join(_placement(report.placement))
+    yield "Placement", "".join(line for graph in report.placement for line in _placement(graph))
     yield "Latency", _latency(report.measurements)
     yield "Passes", _table(report.passes)
     yield "Stages", _table(report.stages)
@@ -68,9 +68,9 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _placement(placement: Mapping[str, Any]) -> Iterator[str]:
-    if not placement:
-        return
-    yield charts.strip(f"nodes in order, for {placement['target']}, {placement['how']}", placement["runs"])
+    yield charts.strip(
+        f"nodes of {placement['graph']} in order, for {placement['target']}, {placement['how']}", placement["runs"]
+    )
     yield charts.shares("FLOPs by provider", [(row["provider"], row["FLOPs"]) for row in placement["providers"]])
     yield _table(placement["providers"])
     yield _table(placement["elsewhere"])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from compressor import artifact, baseline, catalog, keys, probe, sources
-from compressor.artifact import MODEL, Artifact, Draft, Shelf
+from compressor.artifact import Artifact, Draft, Shelf
 from compressor.baseline import Earlier
 from compressor.calibration import Windows
 from compressor.decoder import Decoder
@@ -127,15 +127,14 @@ def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = id
     import passes
 
     with _drafted(shelf, "optimize", key, options, {"key": exported.key}) as draft:
-        names = [path.name for path in exported.models] if len(exported.models) > 1 else [MODEL]
-        draft.facts |= {"models": names, "nodes": 0, "fallbacks": []}
+        draft.facts |= {"models": [view.carries_as for view in exported.views], "nodes": 0, "fallbacks": []}
         draft.measured["passes"] = []
-        for path, name in zip(exported.models, names, strict=True):
-            model = load_model(path)
+        for view in exported.views:
+            model = load_model(view.model)
             chosen = [catalog.resolve(catalog.PASSES[name].where)() for name in recipe.passes]
             inputs = probe.find(model)
             model, outcomes = passes.run_passes(model, chosen, inputs, track)
-            save_model(model, draft.folder / name)
+            save_model(model, draft.folder / view.carries_as)
             draft.facts["nodes"] += _count_nodes(model)
             draft.facts["fallbacks"] += [
                 *([] if inputs else ["passes: outputs not compared, for the graph runs on no input we can make up"]),
@@ -154,9 +153,9 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
     from compressor import quantizing
 
     with _drafted(shelf, "quantize", key, options, {"key": optimized.key}) as draft:
-        work, calibrated_on = quantizing.quantize(optimized, recipe, draft.folder, track)
+        work = quantizing.quantize(optimized, recipe, draft.folder, track)
         fallen = [f"{row['layer']}: {row['fallback']}" for row in work.rows if row["fallback"]]
-        draft.facts |= {"calibration": dict(calibrated_on)} if calibrated_on else {}
+        draft.facts |= {"calibration": dict(work.calibrated_on)} if work.calibrated_on else {}
         draft.facts |= {"left_alone": dict(work.left_alone), "fallbacks": [*work.fallbacks, *fallen]}
         draft.facts |= {"layers": work.rows} | ({"budget": dict(work.budget)} if work.budget else {})
         draft.facts |= {"prepared": work.prepared} if work.prepared else {}
@@ -181,14 +180,18 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
     from compressor import quantizing
     from compressor.package import genai
 
-    packed = quantizing.package(optimized, quantized, recipe)
-    save_model(packed.model, draft.folder / MODEL)
     sources.carry(optimized.directory, draft.folder)
-    if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
-        genai.write(draft.folder, config, sizes)
-        draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
-    draft.facts |= {"nodes": _count_nodes(packed.model), "method": quantizing.describe(recipe)}
-    draft.facts |= {"stored": packed.stored, "weight_bytes": dict(packed.weight_bytes)}
+    draft.facts |= {"nodes": 0, "weight_bytes": {}, "method": quantizing.describe(recipe)}
+    draft.facts |= {"models": [view.carries_as for view in optimized.views]}
+    for view in optimized.views:
+        packed = quantizing.package(view, quantized, recipe)
+        save_model(packed.model, draft.folder / view.carries_as)
+        if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
+            genai.write(draft.folder, config, sizes)
+            draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
+        draft.facts["nodes"] += _count_nodes(packed.model)
+        draft.facts["weight_bytes"] |= quantizing.named(packed.weight_bytes, view.part)
+        draft.facts["stored"] = packed.stored
 
 
 def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None:

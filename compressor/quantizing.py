@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
@@ -30,6 +30,7 @@ from compressor.recipe import Gptq, OnGrid, Recipe, Rtn
 from compressor.samples import Samples
 from compressor.session import load_model, save_model
 
+T = TypeVar("T")
 Rows = list[dict[str, Any]]
 
 
@@ -42,6 +43,7 @@ class Work:
     fallbacks: tuple[str, ...] = ()
     budget: Mapping[str, Any] = field(default_factory=dict)  # facts of how bits and groups were chosen
     prepared: Rows = field(default_factory=list)  # what was scaled or rotated before
+    calibrated_on: Mapping[str, Any] = field(default_factory=dict)  # where the data came from, and which of it
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,35 @@ class Packed:
     weight_bytes: Mapping[str, int]
 
 
-def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> tuple[Work, Mapping[str, Any]]:
-    """Quantize by the recipe's method into `folder`. Returns the work, and where its calibration data came from.
+def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> Work:
+    """Quantize by the recipe's method into `folder`; of several graphs, each into a folder of its own there.
 
     Raises: RequestError for a graph that is quantized already or has nothing to quantize, and for data that does not
     fit it.
     """
+    if len(optimized.views) > 1 and recipe.quantize.budget:
+        raise RequestError(f"quantize.budget: {optimized.directory} holds several graphs, a budget is for one; name it")
+    works = {view.part: _quantize_graph(view, recipe, folder / view.part, track) for view in optimized.views}
+    return works[""] if "" in works else _together(works)
+
+
+def named(by_layer: Mapping[str, T], part: str) -> dict[str, T]:
+    """What is known of layers, under names that tell the graph where there are several."""
+    return {f"{part}/{name}" if part else name: value for name, value in by_layer.items()}
+
+
+def _together(works: Mapping[str, Work]) -> Work:
+    """The work on several graphs as one table, each row with its graph."""
+    rows = [row | {"graph": part} for part, work in works.items() for row in work.rows]
+    left_alone = {name: why for part, work in works.items() for name, why in named(work.left_alone, part).items()}
+    fallbacks = tuple(f"{part}: {line}" for part, work in works.items() for line in work.fallbacks)
+    data = {part: work.calibrated_on for part, work in works.items() if work.calibrated_on}
+    prepared = [row | {"graph": part} for part, work in works.items() for row in work.prepared]
+    return Work(rows, left_alone, fallbacks, prepared=prepared, calibrated_on=data)
+
+
+def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> Work:
+    folder.mkdir(exist_ok=True)
     model = load_model(optimized.model)
     refuse_quantized(model, optimized.model)
     data = None
@@ -69,18 +94,20 @@ def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) ->
         if recipe.quantize.prepared and recipe.quantize.name not in catalog.REWRITERS:
             save_model(model, folder / MODEL)  # what the packed graph will differ from by its codes alone
         work = _rewrite if recipe.quantize.name in catalog.REWRITERS else _solve
-        return replace(work(model, recipe, data, folder, track), prepared=done), data.facts if data else {}
+        made = work(model, recipe, data, folder, track)
+        return replace(made, prepared=done, calibrated_on=data.facts if data else {})
     except RequestError as error:
         raise RequestError(f"{optimized.model}: {error}") from error
 
 
 def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
     """Graph and quantized weights -> the graph that the engine loads."""
+    folder = quantized.directory / optimized.part
     if recipe.quantize.name in catalog.REWRITERS:
-        return Packed(load_model(quantized.model), "pairs around operators, weights as codes", {})
-    model = load_model(quantized.model if recipe.quantize.prepared else optimized.model)
+        return Packed(load_model(folder / MODEL), "pairs around operators, weights as codes", {})
+    model = load_model(folder / MODEL if recipe.quantize.prepared else optimized.model)
     linears, _ = weights(model, recipe)
-    tensors, method = store.Reader(quantized.directory), recipe.quantize.method
+    tensors, method = store.Reader(folder), recipe.quantize.method
     if isinstance(method, OnGrid):
         form = catalog.FORMATS[recipe.format]
         own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
@@ -90,7 +117,8 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
     write = catalog.resolve(catalog.OWN_FORMAT[recipe.quantize.name])
     if isinstance(method, Codebook):
         return Packed(model, "matmulbnb4, 4-bit words", write(model, linears, tensors.read_codebook))
-    outliers = _outliers(quantized, linears, recipe)
+    rows = [row for row in quantized.facts["layers"] if row.get("graph", "") == optimized.part]
+    outliers = _outliers(rows, linears, recipe)
     return Packed(model, "matmulinteger, int8", write(model, linears, tensors.read, outliers, recipe.target))
 
 
@@ -165,11 +193,11 @@ def _solver(recipe: Recipe) -> Any:
     return catalog.resolve(solver)(*preparing.grid(recipe), **own)
 
 
-def _outliers(quantized: Artifact, linears: list[Linear], recipe: Recipe) -> dict[str, Any]:
+def _outliers(rows: Rows, linears: list[Linear], recipe: Recipe) -> dict[str, Any]:
     """For each weight the columns that stay float, the threshold they are found by at run time, or None."""
     method = recipe.quantize.llm_int8
     if method is None:
         return dict.fromkeys((linear.name for linear in linears), None)
     if method.outliers == "dynamic":
         return dict.fromkeys((linear.name for linear in linears), method.threshold)
-    return {row["layer"]: row["outliers"] for row in quantized.facts["layers"]}
+    return {row["layer"]: row["outliers"] for row in rows}

@@ -50,7 +50,7 @@ class Report:
     passes: tuple[Mapping[str, Any], ...] = ()
     layers: tuple[Mapping[str, Any], ...] = ()
     tradeoff: tuple[Mapping[str, Any], ...] = ()
-    placement: Mapping[str, Any] = field(default_factory=dict)
+    placement: tuple[Mapping[str, Any], ...] = ()  # an overview for each graph
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -72,7 +72,7 @@ class Report:
             "passes": list(self.passes),
             "layers": list(self.layers),
             "tradeoff": list(self.tradeoff),
-            "placement": dict(self.placement),
+            "placement": list(self.placement),
             "facts": dict(self.facts),
         }
 

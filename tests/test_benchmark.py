@@ -25,14 +25,14 @@ def saved(text: str, folder: Path, name: str = "model") -> Path:
 
 def test_a_graph_is_measured_at_every_batch_and_length(tmp_path: Path) -> None:
     side = Subject(saved("(float[B,L] x) => (float[B,L] y) { y = Exp(x) }", tmp_path))
-    points = benchmark.measure({"artifact": side}, Sweep((1, 3), (2, 5), repeats=3))
+    points = benchmark.measure({"": {"artifact": side}}, Sweep((1, 3), (2, 5), repeats=3))
     assert [(point.batch, point.length) for point in points] == [(1, 2), (1, 5), (3, 2), (3, 5)]
     assert all(0 < point.median_ms <= point.p95_ms for point in points)
     assert points[2].per_second == pytest.approx(3e3 / points[2].median_ms)
 
 
 def test_a_decoder_has_prefill_and_decode(exported: Callable[[str], Exported]) -> None:
-    points = benchmark.measure({"artifact": Subject(exported("llama").path)}, Sweep((2,), (8,), repeats=2))
+    points = benchmark.measure({"": {"artifact": Subject(exported("llama").path)}}, Sweep((2,), (8,), repeats=2))
     assert [point.part for point in points] == ["prefill", "decode"]
     assert points[0].per_second == pytest.approx(16e3 / points[0].median_ms)
 
@@ -53,7 +53,7 @@ def test_the_rival_takes_turns_and_its_ratio_is_stated(tmp_path: Path, compress:
 def test_a_shape_that_does_not_run_is_named(tmp_path: Path) -> None:
     text = "(float[B,L] x, float[4] w) => (float[B,4] y) { y = Add(x, w) }"
     with pytest.raises(RequestError, match="does not run at batch 1, length 3"):
-        benchmark.measure({"artifact": Subject(saved(text, tmp_path))}, Sweep((1,), (3,)))
+        benchmark.measure({"": {"artifact": Subject(saved(text, tmp_path))}}, Sweep((1,), (3,)))
 
 
 def test_a_plot_has_a_line_for_each_side_and_batch() -> None:

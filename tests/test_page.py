@@ -23,11 +23,12 @@ REPORT = Report(
     stages=({"stage": "export", "seconds": 1.25},),
     passes=({"name": "constant-folding", "refusals": ["If: not constant", "Loop: too large"]},),
     layers=({"layer": "q", "error": 0.2, "rounding_error": 0.1}, {"layer": "k", "error": 0.1}, {"layer": "v"}),
-    placement={
-        "target": "cuda", "how": "by the kernels of 1.31.1", "runs": [("cuda", 3), ("cpu", 1), ("cuda", 2)],
+    placement=({
+        "graph": "model.onnx", "target": "cuda", "how": "by the kernels of 1.31.1",
+        "runs": [("cuda", 3), ("cpu", 1), ("cuda", 2)],
         "providers": [{"provider": "cuda", "nodes": 5, "FLOPs": 90}, {"provider": "cpu", "nodes": 1, "FLOPs": 10}],
         "elsewhere": [{"operator": "Acos", "why": "no kernel"}], "advice": ["int8 Q/DQ on CUDA is float work"],
-    },
+    },),
     facts={"model": "builtin:tiny-lm"},
 )  # fmt: skip
 
@@ -78,7 +79,7 @@ def test_every_section_is_there_with_its_charts(read: Reader) -> None:
     assert [title for title in titles if title not in text] == []
     assert read.tags.count("svg") == 2 + 1 + 2 + 1  # perplexity and size; layers; map and shares; latency
     for words in ("missed perplexity", "builtin:tiny-lm", "worse than rounding", "<script>alert(1)</script>",
-                  "int8 Q/DQ on CUDA is float work", "nodes in order"):  # fmt: skip
+                  "int8 Q/DQ on CUDA is float work", "nodes of model.onnx in order"):  # fmt: skip
         assert words in text
 
 

@@ -72,7 +72,7 @@ def test_a_decoder_has_packed_weights_and_fused_attention_on_cuda(tmp_path: Path
     small = ("calibration.samples=4", "calibration.length=32", "validate.perplexity.tokens=512", "validate.speed=null")
     artifact, report = made("llm-int4-cuda", tmp_path / "out", *small)
     assert assert_predicted(report, "cuda")["FLOPs on cuda"] > 0.99
-    placed = {row["operator"]: row["outcome"] for row in report.placement["elsewhere"]}
+    placed = {row["operator"]: row["outcome"] for row in report.placement[0]["elsewhere"]}
     assert "falls back" not in placed.values()
     operators = [node.op_type for node in load_model(artifact.model).graph]
     assert "GroupQueryAttention" in operators

@@ -117,21 +117,38 @@ def test_every_graph_is_optimized(pair: Pair) -> None:
     assert max(one.difference for one in exporter.prove(optimized.directory)) < 1e-4
 
 
-def test_a_stage_for_one_graph_says_so_in_one_line(
-    pair: Pair, compress: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_what_works_on_one_graph_says_so_in_one_line(pair: Pair, compress: Callable[..., Outcome]) -> None:
     line = "holds several graphs and this works on one; name encoder_model.onnx or decoder_model.onnx in it"
-    for command in (
-        ["quantize", pair.made.directory, "-o", tmp_path / "out", "--method", "rtn"],
-        ["validate", pair.made.directory, "--against", pair.made.directory],
-    ):
-        outcome = compress(*command)
-        assert outcome.code == 2
-        assert line in outcome.err
-    named = pair.made.directory / "encoder_model.onnx"
-    assert compress("inspect", named).code == 0
+    outcome = compress("diff", pair.made.directory, pair.made.directory)
+    assert (outcome.code, line in outcome.err) == (2, True)
     with pytest.raises(RequestError, match=line):
         _ = pair.made.model
+    named = pair.made.directory / "encoder_model.onnx"
+    outcome = compress("validate", named, "--against", pair.made.directory)
+    assert (outcome.code, "do not hold the same graphs" in outcome.err) == (2, True)
+
+
+def test_a_run_quantizes_and_measures_every_graph(pair: Pair, tmp_path: Path) -> None:
+    """8 bits in both graphs, each within 5 % of its outputs' norm; the artifact still generates."""
+    limits = {"agreement": {"min_cosine": 0.99}, "size": {"max_ratio": 0.6}}
+    wanted = {"model": str(pair.checkpoint), "target": "cpu", "quantize": {"rtn": {"bits": 8}}, "validate": limits}
+    made, report = pipeline.run(recipe.build(wanted), tmp_path / "t5")
+    names = {one.name for one in report.measurements}
+    assert report.verdict(strict=True) == "passed"
+    assert {f"{graph}: size" for graph in ("encoder_model", "decoder_model")} <= names
+    assert [one["graph"] for one in report.placement] == [path.name for path in made.models]
+    assert {row["graph"] for row in report.layers} == {"encoder_model", "decoder_model"}
+    for path in made.models:
+        assert any(node.op_type == "MatMulNBits" for node in load_model(path).graph)
+
+
+@pytest.mark.parametrize("command", ["inspect", "check", "bench"])
+def test_every_graph_is_looked_at(pair: Pair, compress: Callable[..., Outcome], command: str) -> None:
+    few = ["--batch", "1", "--length", "4", "--repeats", "2"] if command == "bench" else []
+    outcome = compress(command, pair.made.directory, *few)
+    assert outcome.code == 0, outcome.err
+    assert "encoder_model" in outcome.out
+    assert "decoder_model" in outcome.out
 
 
 def test_a_decoder_that_departs_is_not_delivered(pair: Pair, tmp_path: Path) -> None:
