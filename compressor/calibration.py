@@ -148,7 +148,8 @@ def _chosen(windows: NDArray[np.int64], read_from: dict[str, Any], options: Cali
     rows = sorted(random.Random(options.seed).sample(range(available), options.samples))
     ids = windows[rows]
     facts = read_from | {"seed": options.seed, "length": options.length}
-    facts |= {"rows": rows, "tokens": int(ids.size), "tokens_sha256": hashlib.sha256(ids.tobytes()).hexdigest()}
+    facts |= {"rows": rows, "rows_sha256": [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in ids]}
+    facts |= {"tokens": int(ids.size), "tokens_sha256": hashlib.sha256(ids.tobytes()).hexdigest()}
     return Windows(ids, np.ones_like(ids), facts)
 
 

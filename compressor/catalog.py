@@ -217,6 +217,7 @@ PREPARATIONS = {
     "smoothquant": ("static_qdq", "dynamic"),
 }
 
+TABLES = "compressor.package.embeddings:replace_tables"
 CODEBOOK = "compressor.quantize.codebook:Codebook"
 
 METHODS = (*SOLVERS, *OWN_FORMAT, *REWRITERS)

@@ -92,6 +92,9 @@ def findings(recipe: Recipe) -> Iterator[tuple[Place, str]]:
         if catalog.FORMATS[recipe.format].checkpoint:
             why = f"{preparation} changes weights that a {recipe.format} package copies; use matmulnbits or qdq"
             yield ("quantize", preparation), why
+    if recipe.quantize.embeddings is not None and (name not in catalog.SOLVERS or recipe.format != "matmulnbits"):
+        why = "tables are packed beside the weights of rtn or gptq, in format matmulnbits; leave embeddings out"
+        yield ("quantize", "embeddings"), why
     for rule in RULES:
         section, method, *_ = rule.place
         if getattr(getattr(recipe, str(section)), str(method)) is not None and rule.when(recipe):

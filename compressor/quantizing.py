@@ -21,7 +21,7 @@ from compressor.errors import RequestError
 from compressor.methods import Codebook, LlmInt8
 from compressor.preparing import weights
 from compressor.progress import Track
-from compressor.quantize import decompose, solve, store
+from compressor.quantize import decompose, embeddings, solve, store
 from compressor.quantize.graph import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
 from compressor.quantize.qtensor import Choice
@@ -113,7 +113,11 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
         own = {"accuracy_level": recipe.package.accuracy_level} if recipe.format == "matmulnbits" else {}
         used = sorted({row["bits"] for row in quantized.facts["layers"]})
         stored = ", ".join([recipe.format, *(f"{bits}-bit codes in {form.cells[bits]}-bit cells" for bits in used)])
-        return Packed(model, stored, catalog.resolve(form.where)(model, linears, tensors.read, **own))
+        packed = dict(catalog.resolve(form.where)(model, linears, tensors.read, **own))
+        if recipe.quantize.embeddings:
+            tables = embeddings.find_tables(model)
+            packed |= catalog.resolve(catalog.TABLES)(model, tables, tensors.read, recipe.package.accuracy_level)
+        return Packed(model, stored, packed)
     write = catalog.resolve(catalog.OWN_FORMAT[recipe.quantize.name])
     if isinstance(method, Codebook):
         return Packed(model, "matmulbnb4, 4-bit words", write(model, linears, tensors.read_codebook))
@@ -160,6 +164,9 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
         rows = solve.weighted(model, linears, solver, batches, folder=folder, track=track, own=own)
     else:
         rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
+    if recipe.quantize.embeddings:
+        grid = replace(preparing.grid(recipe)[0], bits=recipe.quantize.embeddings, scale_search=True)
+        rows += embeddings.round_tables(embeddings.find_tables(model), grid, folder)
     return Work(rows, left_alone, budget=facts)
 
 

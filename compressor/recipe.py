@@ -136,6 +136,9 @@ class Quantize(Section):
     awq: Awq | None = Field(None, description="scale weights before rtn or gptq")
     smoothquant: SmoothQuant | None = Field(None, description="scale activations before static_qdq or dynamic")
     budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
+    embeddings: Literal[8, 4] | None = Field(
+        None, description="bits of embedding tables, in MatMulNBits packages; a head that is the same matrix reads them"
+    )
     exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
 
     @model_validator(mode="after")
@@ -177,7 +180,7 @@ class Quantize(Section):
         rtn = Rtn(
             bits=method.bits, group_size=method.group_size, scheme=method.scheme, scale_search=method.scale_search
         )
-        return Quantize(rtn=rtn, budget=self.budget, exclude=self.exclude)
+        return self.model_copy(update={self.name: None, "rtn": rtn})
 
 
 class Package(Section):

@@ -80,8 +80,8 @@ def test_the_graph_side_of_quantization_sees_no_solver() -> None:
         ("compressor.quantizing", {"compressor.pipeline"}),
         ("compressor.quantize.solve", {"compressor.quantizing"}),
         ("compressor.export.causal_lm", {"compressor.export.text_generation"}),
-        ("compressor.package.matmulnbits", set()),  # named by the catalog alone
-        ("compressor.package.qdq", set()),
+        ("compressor.package.matmulnbits", {"compressor.package.embeddings"}),  # codes laid out alike
+        ("compressor.package.qdq", set()),  # named by the catalog alone
     ],
 )
 def test_the_top_is_imported_by_few(imported: str, importers: set[str]) -> None:
@@ -138,7 +138,7 @@ def test_every_line_of_the_catalog_resolves() -> None:
 def test_the_recipe_names_what_the_catalog_holds() -> None:
     assert get_args(recipe.Target) == catalog.TARGETS
     known = set(catalog.METHODS) | set(catalog.PREPARATIONS)
-    assert set(recipe.Quantize.model_fields) - {"exclude", "budget"} == known
+    assert set(recipe.Quantize.model_fields) - {"exclude", "budget", "embeddings"} == known
     assert {served for methods in catalog.PREPARATIONS.values() for served in methods} <= set(catalog.METHODS)
     assert set(catalog.CALIBRATED) <= set(catalog.METHODS)
 

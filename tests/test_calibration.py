@@ -236,6 +236,9 @@ def test_the_choice_is_seeded(vocabulary: Vocabulary, source: Write) -> None:
     assert one.facts == again.facts
     assert one.facts["rows"] == sorted(set(one.facts["rows"]))
     assert one.facts["tokens"] == 10 * 8
+    known = dict(zip(one.facts["rows"], one.facts["rows_sha256"], strict=True))
+    drawn = dict(zip(other.facts["rows"], other.facts["rows_sha256"], strict=True))
+    assert all(known[row] == drawn[row] for row in known.keys() & drawn.keys())  # a row has one hash, whoever drew it
 
 
 def test_bos_stands_before_documents_and_not_inside_running_text(vocabulary: Vocabulary, source: Write) -> None:

@@ -1,0 +1,88 @@
+"""Tables of embeddings, rounded on request: a Gather reads rows of codes, and a head that is the same matrix does too.
+
+    e = Gather(E, ids)   y = MatMul(x, Transpose(E))        E [words, width], groups along the width
+
+No data says which rows matter to a Gather, so a table is rounded to the grid, its scales searched by squared error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from compressor.errors import RequestError
+from compressor.quantize import store
+from compressor.quantize.constants import constant
+from compressor.quantize.graph import Linear, as_linear
+from compressor.quantize.qtensor import Grid
+from compressor.quantize.rtn import RoundToNearest
+
+GROUPS = (32, 64, 16)  # the first that divides the width: an operator for tables has no shorter last group
+
+
+@dataclass(frozen=True)
+class Table:
+    """A constant matrix whose rows are gathered, with the products that read it transposed."""
+
+    value: ir.Value = field(repr=False)
+    gathers: tuple[ir.Node, ...] = field(repr=False)
+    heads: tuple[Linear, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.value.name)
+
+
+def find_tables(model: ir.Model) -> list[Table]:
+    """Matrices that nothing but Gathers of rows and products with their transpose reads, in the order of the graph."""
+    linears = [linear for node in model.graph if (linear := as_linear(node)) and linear.transposed]
+    found = []
+    for value in model.graph.initializers.values():
+        array = constant(value)
+        gathers = tuple(use.node for use in value.uses() if _gathers_rows(use.node, use.idx))
+        heads = tuple(linear for linear in linears if linear.weight is value)
+        readers = {*gathers, *(linear.holder[0] for linear in heads)}
+        if array is not None and array.ndim == 2 and gathers and {use.node for use in value.uses()} == readers:
+            found.append(Table(value, gathers, heads))
+    return found
+
+
+def round_tables(tables: Sequence[Table], grid: Grid, folder: Path) -> list[dict[str, Any]]:
+    """Round every table into `folder`. Returns the layer table. Raises: RequestError where there is none that fits."""
+    if not tables:
+        raise RequestError("quantize.embeddings: no Gather of a constant matrix; leave it out")
+    return [_row(table, grid, folder) for table in tables]
+
+
+def _row(table: Table, grid: Grid, folder: Path) -> dict[str, Any]:
+    array = constant(table.value)
+    assert array is not None  # held by find_tables
+    weight = torch.from_numpy(array.astype("float32")).T
+    size = next((size for size in GROUPS if weight.shape[0] % size == 0), None)
+    if size is None:
+        raise RequestError(
+            f"quantize.embeddings: {table.name} is {weight.shape[0]} wide, no multiple of 16; leave it out"
+        )
+    tensor = RoundToNearest(grid, size).solve(weight)
+    store.write(folder, table.name, tensor)
+    power = float(weight.square().sum())
+    return {
+        "layer": table.name,
+        "in": weight.shape[0],
+        "out": weight.shape[1],
+        "bits": grid.bits,
+        "group_size": size,
+        "bits_per_weight": round(tensor.bits_per_weight, 3),
+        "weight_error": float((tensor.dequantize() - weight).square().sum()) / power if power else 0.0,
+        "fallback": "",
+        "flags": [] if bool(tensor.scale.isfinite().all()) else ["not finite"],
+    }
+
+
+def _gathers_rows(node: ir.Node, at: int) -> bool:
+    return node.op_type == "Gather" and not node.domain and at == 0 and node.attributes.get_int("axis", 0) == 0
