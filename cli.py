@@ -276,6 +276,13 @@ def bench(
     batch: Annotated[list[int], typer.Option("--batch", min=1, help="Rows of a call; repeat it for more.")] = [1, 4],  # noqa: B006
     length: Annotated[list[int], typer.Option("--length", min=1, help="Tokens of a row; repeat it.")] = [32, 128],  # noqa: B006
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Laps at each point.")] = 10,
+    serving: Annotated[
+        bool, typer.Option("--serving", help="By number of streams: throughput, first token, each token after it.")
+    ] = False,
+    streams: Annotated[
+        list[int], typer.Option("--streams", min=1, help="With --serving, requests at once; repeat it.")
+    ] = [1, 4, 16],  # noqa: B006
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="With --serving, of each answer.")] = 32,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write bench.json and bench.html.")
     ] = None,
@@ -284,15 +291,42 @@ def bench(
     """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
     from compressor import benchmark, measuring, sources
 
+    if serving:
+        names = {"artifact": artifact} | ({"rival": against} if against else {})
+        _bench_serving(names, streams, length, new_tokens, provider, output, json_)
+        return
     rival = sources.open_input(against) if against else None
     graphs = measuring.sides(sources.open_input(artifact), rival, provider)
     points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), _progress())
-    if output:
-        benchmark.write(output, points)
     rows = benchmark.rows(points)
+    if output:
+        benchmark.write(output, rows, benchmark.plots(points))
     _emit(rows) if json_ else _table(f"on {provider}", rows)
     if not json_:
         _plot(rows)
+
+
+def _bench_serving(
+    names: Mapping[str, Path],
+    counts: Sequence[int],
+    lengths: Sequence[int],
+    new_tokens: int,
+    provider: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from compressor import benchmark
+    from compressor.serve import streams
+    from compressor.serve.served import Served
+
+    if provider != "cpu":
+        raise RequestError(f"--provider {provider}: --serving measures on the cpu; leave it out")
+    wanted = streams.Streams(counts, lengths, new_tokens)
+    loads = streams.measure({name: Served.open(path) for name, path in names.items()}, wanted, _progress())
+    rows = streams.rows(loads)
+    if output:
+        benchmark.write(output, rows, streams.plots(loads))
+    _emit(rows) if as_json else _table("by number of streams", rows)
 
 
 @app.command()

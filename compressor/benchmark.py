@@ -88,11 +88,11 @@ def plots(points: Sequence[Point]) -> list[str]:
     return found
 
 
-def write(folder: Path, points: Sequence[Point]) -> None:
+def write(folder: Path, table: Sequence[dict[str, Any]], charts_: Sequence[str]) -> None:
     """bench.json for machines, bench.html with the plots for people."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "bench.json", rows(points))
-    page = f"<!doctype html><meta charset=utf-8><title>compress bench</title>{''.join(plots(points))}\n"
+    write_json(folder / "bench.json", table)
+    page = f"<!doctype html><meta charset=utf-8><title>compress bench</title>{''.join(charts_)}\n"
     (folder / "bench.html").write_text(page, encoding="utf-8")
 
 

@@ -62,7 +62,8 @@ PEERS = {
 # Asked for values, not for seconds: what the tests compare with where it is installed (`python -m tests.bench.peers`).
 ORACLES = {"bitsandbytes": Peer("bitsandbytes", ("bitsandbytes==0.50.2", "torch==2.13.0", "numpy==2.4.6"))}
 
-# Those that put a load on our server.
+# Another server (its name on PyPI: llama-cpp-python is source alone), and those that put a load on ours.
+SERVERS = {"llamacpp": Peer("llamacpp", ("xllamacpp==2026.10.11549", "gguf==0.19.0", "safetensors==0.8.0"))}
 CLIENTS = {"openai": Peer("openai", ("openai==3.54.0",))}
 
 
@@ -89,5 +90,5 @@ def environment(peer: Peer) -> Path:
 
 
 if __name__ == "__main__":
-    for each in (*PEERS.values(), *ORACLES.values(), *CLIENTS.values()):
+    for each in (*PEERS.values(), *ORACLES.values(), *SERVERS.values(), *CLIENTS.values()):
         print(each.name, environment(each))

@@ -1,10 +1,10 @@
-"""Serving, measured: continuous against static batching, shared prefixes, paged against contiguous, memory, rivals.
+"""Serving, measured: continuous against static batching, shared prefixes, paged against contiguous, memory.
 
-    python -m tests.bench.serving ARTIFACT [--model FOLDER] [--threads 1] [--rounds 3]
+    python -m tests.bench.serving ARTIFACT [--threads 1] [--rounds 3]
 
-ARTIFACT is one of `compress run`, with its paged twin; FOLDER the checkpoint it was made of, for transformers. 32
-requests, eight at once. Static batching is what the field calls so: padded batches on the contiguous graph that wait
-for their longest row, by us and by onnxruntime-genai's Generator. Results go to `results/serving.json`.
+ARTIFACT is one of `compress run`, with its paged twin. 32 requests, eight at once. Static batching is what the field
+calls so: padded batches on the contiguous graph that wait for their longest row, by us and by onnxruntime-genai's
+Generator. Results go to `results/serving.json`; `serving_rivals.py` measures against other programs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from compressor import artifact
 from compressor.paged_decoder import BLOCK_SIZE, PAGED_MODEL, PagedSession
 from compressor.serve.backend import Limits, Request
 from compressor.serve.served import Served
-from tests.bench.serving_ways import BATCH, STEP_TOKENS, Draw, Way, drive, generate_batch, generator, rates
+from tests.bench.serving_ways import BATCH, STEP_TOKENS, Draw, Way, drive, generator, rates
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 REQUESTS = 32
 CONTEXTS = (64, 256, 448)  # tokens of a prompt; 64 more are asked for, so that the last ends at 512
 NEW = 64
-RIVALS_REQUESTS = 8  # transformers takes a minute for as many
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
@@ -74,8 +72,6 @@ def main() -> None:
         "contexts": contexts(bench),
         "cache bytes of a request": memory(bench.served),
     }
-    if given.model:
-        found["transformers"] = transformers(bench, given.model)
     artifact.write_json(RESULTS, found)
     print(json.dumps(found, indent=2))
 
@@ -135,16 +131,6 @@ def memory(served: Served) -> dict[str, int]:
     """For 100 tokens: seven blocks of 16, as allocated; and a contiguous row with room for the whole context."""
     pool = PagedSession(served.folder / PAGED_MODEL, 7, BLOCK_SIZE)
     return {"paged": pool.pool_bytes, "contiguous": served.block_bytes // BLOCK_SIZE * served.model["context_length"]}
-
-
-def transformers(bench: Bench, folder: Path) -> dict[str, Any]:
-    """Eight requests of 16 tokens; theirs computes in float32, ours as the artifact was quantized."""
-    ways = {
-        "continuous, Engine": bench.ours("engine"),
-        "transformers.generate_batch": generate_batch(folder, bench.threads),
-    }
-    draw = bench.draw
-    return rates(ways, lambda: draw([24] * RIVALS_REQUESTS, [16] * RIVALS_REQUESTS), 1)
 
 
 if __name__ == "__main__":
