@@ -75,6 +75,16 @@ RULES = (
         lambda recipe: recipe.target == "cpu" and _static(recipe, "dtype") == "fp8",
         "no CPU kernel computes in fp8; use uint8 or int8, or target tensorrt",
     ),
+    Rule(
+        ("package", "kv_cache"),
+        lambda recipe: recipe.package.kv_cache == "int8",
+        "onnxruntime-genai's Engine keeps one pool a layer and side, and none for the scale of each token; use float16",
+    ),
+    Rule(
+        ("package", "kv_cache"),
+        lambda recipe: recipe.target == "cuda" and recipe.package.kv_cache == "float32",
+        "PagedAttention on CUDA reads and writes half precision; use float16",
+    ),
 )
 
 

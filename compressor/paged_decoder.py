@@ -11,6 +11,7 @@ One buffer is bound as input and output of each layer's cache: ScatterND then wr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,14 @@ class PagedSession:
         self.session.run_with_iobinding(self.binding)
         logits: NDArray[np.float32] = self.binding.get_outputs()[-1].numpy()  # in the order they were bound
         return logits
+
+
+def token_bytes(model: ir.Model) -> int:
+    """What the cache of a decoder's graph holds for a token, paged or contiguous: its axes that are stated."""
+    caches = [value for value in model.graph.inputs if str(value.name).startswith("past_key_values.")]
+    stated = [[size for size in value.shape or () if isinstance(size, int)] for value in caches]
+    kinds = [value.dtype or ir.DataType.FLOAT for value in caches]
+    return sum(math.prod(sizes) * int(kind.itemsize) for sizes, kind in zip(stated, kinds, strict=True))
 
 
 def for_this_machine(model: ir.Model) -> bool:

@@ -317,7 +317,7 @@ def _paged_twin(folder: Path, config: Mapping[str, Any], recipe: Recipe) -> list
     if not recipe.package.paged or recipe.target == "tensorrt":
         return []
     try:
-        paged.write(folder, config, "cuda" if recipe.target == "cuda" else "cpu")
+        paged.write(folder, config, "cuda" if recipe.target == "cuda" else "cpu", recipe.package.kv_cache)
     except RequestError as error:
         return [str(error)]
     return []

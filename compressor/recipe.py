@@ -194,6 +194,9 @@ class Package(Section):
         1, description="MatMulNBits activations: 1 float32, 4 int8 (faster, not exact), 0 the provider's choice"
     )
     paged: bool = Field(True, description="a decoder's paged twin too, which `compress serve` runs; shares the weights")
+    kv_cache: Literal["float32", "float16", "int8"] | None = Field(
+        None, description="what the twin's pool of blocks holds; none: the graph's own type, on cuda float16"
+    )
 
 
 class Agreement(Section):

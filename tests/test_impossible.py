@@ -26,6 +26,22 @@ def test_a_method_that_a_target_cannot_run_is_refused(target: str, quantize: str
     assert found.startswith(finding)
 
 
+@pytest.mark.parametrize(
+    ("target", "cache", "why"),
+    [
+        ("cpu", "int8", "the scale of each token; use float16"),
+        ("cuda", "int8", "the scale of each token; use float16"),
+        ("cuda", "float32", "half precision; use float16"),
+    ],
+)
+def test_a_cache_that_cannot_be_kept_is_refused(target: str, cache: str, why: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse(f"model: x\ntarget: {target}\npackage:\n  kv_cache: {cache}\n", "a.yaml")
+    (found,) = caught.value.findings
+    assert found.startswith("a.yaml:4: package.kv_cache: ")
+    assert found.endswith(why)
+
+
 def test_the_line_says_what_to_do_instead() -> None:
     assert all("; use " in rule.why for rule in impossible.RULES)
 

@@ -33,15 +33,20 @@ OPSET, IR_VERSION = 24, 11  # the Attention whose mask ONNX Runtime takes row by
 DEFAULT_CONTEXT = 2048
 
 Target = Literal["cpu", "cuda"]
+Cache = Literal["float32", "float16", "int8"]  # the last is refused with the recipe, by `compressor.impossible`
 
 
-def write(folder: Path, config: Mapping[str, Any], target: Target = "cpu") -> None:
+def write(folder: Path, config: Mapping[str, Any], target: Target = "cpu", cache: Cache | None = None) -> None:
     """Put the paged twin of a folder's `model.onnx` beside it, and what the Engine needs to know of it.
+
+    cache: what the pool holds; none: what the contiguous cache does, on CUDA half precision.
 
     Raises: RequestError when the attention of a layer cannot be paged, with the reason.
     """
     context = int(config.get("max_position_embeddings") or config.get("n_positions") or DEFAULT_CONTEXT)
-    ir.save(convert(load_model(folder / MODEL), context, target), folder / PAGED_MODEL)  # data in files stays there
+    ir.save(
+        convert(load_model(folder / MODEL), context, target, cache), folder / PAGED_MODEL
+    )  # data in files stays there
     inputs = {name: name for name in (decoder.IDS, TABLE, CUMULATIVE, PAST_LENGTHS)}
     engine = {"dynamic_batching": {"block_size": BLOCK_SIZE}}
     write_json(
@@ -50,7 +55,7 @@ def write(folder: Path, config: Mapping[str, Any], target: Target = "cpu") -> No
     )
 
 
-def convert(model: ir.Model, context: int, target: Target = "cpu") -> ir.Model:
+def convert(model: ir.Model, context: int, target: Target = "cpu", cache: Cache | None = None) -> ir.Model:
     """The packed and paged graph of a decoder; the given one is left as it is."""
     paged = model.clone()
     sizes = Decoder.of(paged)
@@ -58,7 +63,7 @@ def convert(model: ir.Model, context: int, target: Target = "cpu") -> ir.Model:
         raise RequestError(f"{model.graph.name}: no paged graph: it is no decoder with a cache and position_ids")
     layers = _with_windows(model, attention.find(paged, sizes), context)
     op, dtype = Scribe(paged.graph, "paged"), _cache_type(paged.graph)
-    given, pools, step, unread = _enter(op, sizes, ir.DataType.FLOAT16 if target == "cuda" else dtype)
+    given, pools, step, unread = _enter(op, sizes, _pool_type(target, cache, dtype))
     if target == "cuda":
         paged.opset_imports[CONTRIB] = 1
     masks = {one: paging.visible(op, step, one) for one in sorted({layer.window for layer in layers})}
@@ -68,7 +73,7 @@ def convert(model: ir.Model, context: int, target: Target = "cpu") -> ir.Model:
         if target == "cuda":
             attended, written = paging.attend_on_cuda(op, layer, rows, pair, given, dtype)
         else:
-            attended, written = paging.attend_on_cpu(op, layer, rows, pair, step, masks[layer.window])
+            attended, written = paging.attend_on_cpu(op, layer, rows, pair, step, masks[layer.window], dtype)
         _put_back(op, layer, attended, pair[1])
         for form, pool, value in zip((decoder.PRESENT_KEY, decoder.PRESENT_VALUE), pair, written, strict=True):
             _become_output(paged.graph, form.format(layer.layer), value, pool)
@@ -88,6 +93,12 @@ def _cache_type(graph: ir.Graph) -> ir.DataType:
     (dtype,) = {value.dtype for value in graph.inputs if str(value.name).startswith("past_key_values.")}
     assert dtype is not None
     return dtype
+
+
+def _pool_type(target: Target, cache: Cache | None, own: ir.DataType) -> ir.DataType:
+    if target == "cuda" or cache == "float16":  # PagedAttention reads and writes half precision
+        return ir.DataType.FLOAT16
+    return ir.DataType.FLOAT if cache == "float32" else own
 
 
 # --- into the graph and out of it ------------------------------------------------------------------------------------

@@ -109,15 +109,23 @@ Paged = tuple[ir.Value, list[ir.Value]]  # what the tokens attended to [tokens, 
 
 
 def attend_on_cpu(
-    op: Scribe, layer: Attention, rows: list[ir.Value], pools: list[ir.Value], step: Step, mask: ir.Value
+    op: Scribe,
+    layer: Attention,
+    rows: list[ir.Value],
+    pools: list[ir.Value],
+    step: Step,
+    mask: ir.Value,
+    dtype: ir.DataType,
 ) -> Paged:
-    """rows: query, key, value [tokens, heads * size]."""
+    """rows: query, key, value [tokens, heads * size], of the graph's dtype, in which attention computes."""
     query, *new = rows
     written, gathered = [], []
     for pool, one in zip(pools, new, strict=True):
         heads, size = sizes(pool)
-        written.append(op("ScatterND", pool, step.place, op("Reshape", one, [-1, heads, size])))
-        gathered.append(op("Reshape", op("GatherND", written[-1], step.source), [0, -1, heads * size]))
+        put = op("Reshape", one if pool.dtype == dtype else op("Cast", one, to=pool.dtype), [-1, heads, size])
+        written.append(op("ScatterND", pool, step.place, put))
+        found = op("Reshape", op("GatherND", written[-1], step.source), [0, -1, heads * size])
+        gathered.append(found if pool.dtype == dtype else op("Cast", found, to=dtype))
     attended = op(
         "Attention",
         op("Gather", query, step.spread),

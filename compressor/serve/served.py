@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from compressor.artifact import MODEL
 from compressor.errors import RequestError
 from compressor.package.genai import CONFIG
-from compressor.paged_decoder import BLOCK_SIZE, PAGED_CONFIG, PAGED_MODEL
+from compressor.paged_decoder import BLOCK_SIZE, PAGED_CONFIG, PAGED_MODEL, token_bytes
 from compressor.serve.backend import Backend, Limits
+from compressor.session import load_model
 from compressor.sources import TOKENIZER
 
 if TYPE_CHECKING:
@@ -68,10 +69,9 @@ class Served:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block in all layers, keys and values, in float32."""
-        sizes = self.model["decoder"]
-        one = sizes["num_key_value_heads"] * sizes["head_size"] * BLOCK_SIZE * 4
-        return int(2 * sizes["num_hidden_layers"] * one)
+        """Bytes of one block in all layers, keys and values."""
+        twin = self.folder / PAGED_MODEL
+        return BLOCK_SIZE * token_bytes(load_model(twin if twin.is_file() else self.folder / MODEL))
 
     def limits(self, max_batch: int, cache_tokens: int | None = None, threads: int = 0) -> Limits:
         """A pool in which every place of the batch has its whole context, as far as memory allows."""
