@@ -134,6 +134,7 @@ def test_the_engine_guides_by_a_schema(tiny: Tiny) -> None:
 
 
 @pytest.mark.eval
+@pytest.mark.slow
 @pytest.mark.skipif(not EVAL.is_dir(), reason=f"{EVAL} is absent: it lies beside the project, not in it")
 @pytest.mark.parametrize("folder", ["stories260K-hf", "mix10m-hf"])
 @pytest.mark.parametrize("bits", [None, 4], ids=["float32", "int4"])
@@ -142,7 +143,7 @@ def test_two_hundred_requests_of_a_trained_model(folder: str, bits: int | None, 
     requests = mixed(200, model.vocab)
     for name in BACKENDS:
         for limits in (CHUNKED, CRAMPED):
-            found = serve(model.make(name, limits), requests, arrival=0.4)
-            assert all(
-                model.is_greedy(request, one.tokens, one.finish) for request, one in zip(requests, found, strict=True)
-            )
+            backend = model.make(name, limits)
+            for request, one in zip(requests, serve(backend, requests, arrival=0.4), strict=True):
+                assert model.is_greedy(request, one.tokens, one.finish)
+            assert (backend.usage().tally.preemptions > 0) == (limits is CRAMPED)
