@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from compressor.report import Report
 
 T = TypeVar("T")
-LOG_WIDTH = 132  # columns of a table where no terminal says how wide it is
 BAR_WIDTH = 60  # characters of the longest bar
 LISTED = 12  # copies that a table shows; --json has them all
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -163,11 +163,12 @@ def optimize(
     from compressor.deferred import defer
 
     defer()
-    from compressor import pipeline, sources
+    from compressor import catalog, optimizing, sources
     from compressor.artifact import Shelf
 
-    recipe = _build({"model": str(input_), "target": target}, set_)
-    made = pipeline.optimize(sources.open_input(input_), recipe, Shelf(output, exact=True), _progress())
+    plain = not set_ and target in catalog.TARGETS  # else the recipe says what is wrong, or what was set
+    wanted = optimizing.Target(target) if plain else _build({"model": str(input_), "target": target}, set_)
+    made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
     if explain and not json_ and (refusals := _refusals(made)):  # the document has them anyway
         _table("left alone", refusals)
@@ -544,7 +545,9 @@ def _emit(value: Any) -> None:
 
 
 def _progress() -> Track:
-    """Rich's progress on standard error; each task stays as a line with its time."""
+    """On standard error: rich's where somebody watches, else a line a task with its time."""
+    if not sys.stderr.isatty():
+        return _timed
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -557,7 +560,17 @@ def _progress() -> Track:
     return track
 
 
+def _timed(iterable: Iterable[T], text: str) -> Iterable[T]:
+    begin = time.perf_counter()
+    yield from iterable
+    _say(f"{text}: {time.perf_counter() - begin:.1f} s")
+
+
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rich's on a terminal; in a file or a log the same columns as plain text, as wide as they are."""
+    if not sys.stdout.isatty():
+        _plain_table(title, rows)
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text  # a plain str would be read as markup, and [batch, sequence] would vanish
@@ -567,8 +580,15 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(column, justify="right" if isinstance(rows[0][column], (int, float)) else "left")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    console = Console()
-    Console(width=None if console.is_terminal else LOG_WIDTH).print(table)
+    Console().print(table)
+
+
+def _plain_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    lines = [list(rows[0] if rows else ()), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(title)
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _cell(value: Any) -> str:

@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,16 @@ class Shelf:
         """The artifact of this very key, whole; None when the stage has to run."""
         found = try_open(self.place(stage, key))
         return replace(found, reused=True) if found and found.key == key and _complete(found) else None
+
+    @contextmanager
+    def timed_draft(
+        self, stage: str, key: str, options: Mapping[str, Any], source: Mapping[str, Any]
+    ) -> Iterator[Draft]:
+        """A draft that knows how long it took."""
+        begin = time.perf_counter()
+        with self.draft(stage, key, options, source) as draft:
+            yield draft
+            draft.measured["seconds"] = time.perf_counter() - begin
 
     @contextmanager
     def draft(self, stage: str, key: str, options: Mapping[str, Any], source: Mapping[str, Any]) -> Iterator[Draft]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compressor import artifact, calibration, catalog
+from compressor import artifact, calibration, catalog, optimizing
 from compressor.recipe import Recipe
 
 Keyed = tuple[str, dict[str, Any]]  # the key of a stage, and the options that shape it
@@ -16,8 +16,7 @@ def export(source_sha256: str, recipe: Recipe) -> Keyed:
 
 
 def optimize(exported: str, recipe: Recipe) -> Keyed:
-    options = {"passes": recipe.passes}
-    return artifact.key("optimize", exported, options), options
+    return optimizing.key(exported, recipe)
 
 
 def quantize(optimized: str, recipe: Recipe) -> Keyed:

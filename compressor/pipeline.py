@@ -10,22 +10,19 @@ result: an interrupted run goes on where it stood, and single commands call the 
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import onnx_ir as ir
-
-from compressor import artifact, baseline, catalog, keys, probe, sources
+from compressor import artifact, baseline, catalog, keys, optimizing, sources
 from compressor.artifact import Artifact, Draft, Shelf
 from compressor.baseline import Earlier
 from compressor.calibration import Windows
 from compressor.decoder import Decoder
 from compressor.errors import RequestError
+from compressor.optimizing import count_nodes
 from compressor.progress import Track, identity
 from compressor.providers import backends, combinations, prediction
 from compressor.providers.combinations import Wanted
@@ -33,9 +30,6 @@ from compressor.recipe import Recipe
 from compressor.report import Report
 from compressor.session import load_model, save_model
 from compressor.sources import Source
-
-if TYPE_CHECKING:
-    from passes import PassOutcome
 
 STAGES = ("export", "optimize", "quantize", "package")
 Rows = list[dict[str, Any]]
@@ -100,13 +94,13 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
     wanted = recipe.export
     artifact.refuse_full_disk(shelf.place("export", key), estimate.costs(source, recipe)["export"][0])
     task, exported = exporters.prepare(source, wanted)
-    with _drafted(shelf, "export", key, options, source.provenance) as draft:
+    with shelf.timed_draft("export", key, options, source.provenance) as draft:
         models, longest = list(exported.graphs), sources.context(source.folder)
         nodes, axes = 0, set[str]()
         for name, make in track(exported.graphs.items(), "export"):
             model = make()
             save_model(model, draft.folder / name)
-            nodes, axes = nodes + _count_nodes(model), axes | set(static.axes(model))
+            nodes, axes = nodes + count_nodes(model), axes | set(static.axes(model))
             if sizes := Decoder.of(model):
                 genai.write(draft.folder, sources.config(source.folder), sizes)
         sources.carry(source.folder, draft.folder)
@@ -121,28 +115,7 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
 
 def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
     """Graph -> equivalent smaller graph; every pass proven on probes with ONNX Runtime's own optimizer off."""
-    key, options = keys.optimize(exported.key, recipe)
-    if done := shelf.find("optimize", key):
-        return done
-    import passes
-
-    with _drafted(shelf, "optimize", key, options, {"key": exported.key}) as draft:
-        draft.facts |= {"models": [view.carries_as for view in exported.views], "nodes": 0, "fallbacks": []}
-        draft.measured["passes"] = []
-        for view in exported.views:
-            model = load_model(view.model)
-            chosen = [catalog.resolve(catalog.PASSES[name].where)() for name in recipe.passes]
-            inputs = probe.find(model)
-            model, outcomes = passes.run_passes(model, chosen, inputs, track)
-            save_model(model, draft.folder / view.carries_as)
-            draft.facts["nodes"] += _count_nodes(model)
-            draft.facts["fallbacks"] += [
-                *([] if inputs else ["passes: outputs not compared, for the graph runs on no input we can make up"]),
-                *(_rolled_back(one) for one in outcomes if one.rolled_back),
-            ]
-            draft.measured["passes"] += [_pass_row(dataclasses.asdict(one)) for one in outcomes]
-        sources.carry(exported.directory, draft.folder)
-    return artifact.open_artifact(shelf.place("optimize", key))
+    return optimizing.optimize(exported, recipe, shelf, track)
 
 
 def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
@@ -152,7 +125,7 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
         return done
     from compressor import quantizing
 
-    with _drafted(shelf, "quantize", key, options, {"key": optimized.key}) as draft:
+    with shelf.timed_draft("quantize", key, options, {"key": optimized.key}) as draft:
         work = quantizing.quantize(optimized, recipe, draft.folder, track)
         fallen = [f"{row['layer']}: {row['fallback']}" for row in work.rows if row["fallback"]]
         draft.facts |= {"calibration": dict(work.calibrated_on)} if work.calibrated_on else {}
@@ -167,7 +140,7 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
     key, options = keys.package(optimized.key, quantized.key, recipe)
     if done := shelf.find("package", key):
         return done
-    with _drafted(shelf, "package", key, options, {"key": quantized.key}) as draft:
+    with shelf.timed_draft("package", key, options, {"key": quantized.key}) as draft:
         if catalog.FORMATS[recipe.format].checkpoint:
             _write_checkpoint(quantized, recipe, draft)
         else:
@@ -189,7 +162,7 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
         if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
             genai.write(draft.folder, config, sizes)
             draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
-        draft.facts["nodes"] += _count_nodes(packed.model)
+        draft.facts["nodes"] += count_nodes(packed.model)
         draft.facts["weight_bytes"] |= quantizing.named(packed.weight_bytes, view.part)
         draft.facts["stored"] = packed.stored
 
@@ -299,17 +272,6 @@ def stages_beside(output: Path) -> Shelf:
     return Shelf(output.with_name(f"{output.name}.stages"))
 
 
-@contextmanager
-def _drafted(
-    shelf: Shelf, stage: str, key: str, options: Mapping[str, Any], source: Mapping[str, Any]
-) -> Iterator[Draft]:
-    """A draft that knows how long it took."""
-    begin = time.perf_counter()
-    with shelf.draft(stage, key, options, source) as draft:
-        yield draft
-        draft.measured["seconds"] = time.perf_counter() - begin
-
-
 def _paged_twin(folder: Path, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """The paged graph beside the contiguous one; where an attention cannot be paged, the reason."""
     from compressor.package import paged
@@ -343,22 +305,3 @@ def _report_facts(recipe: Recipe, stages: Sequence[Artifact], windows: Windows |
     if windows is not None:
         facts["held-out text"] = ", ".join(f"{name} {value}" for name, value in windows.facts.items())
     return facts | {"made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-
-
-def _rolled_back(outcome: PassOutcome) -> str:
-    guilty = f", first with {outcome.guilty}" if outcome.guilty else ""
-    return f"pass {outcome.name} rolled back: {outcome.rolled_back}{guilty}"
-
-
-def _pass_row(outcome: dict[str, Any]) -> dict[str, Any]:
-    """A pass outcome as a row; refusals that differ in the names of values alone are one line with their number."""
-    alike: dict[str, list[str]] = {}
-    for refusal in outcome.pop("refusals"):
-        reason = f"{refusal['op_type']}: {refusal['reason']}"
-        alike.setdefault(re.sub(r"'[^']*'", "''", reason), []).append(f"{reason} ({refusal['node']})")
-    lines = [f"{first}{f' and {len(more)} more' if more else ''}" for first, *more in alike.values()]
-    return outcome | {"refusals": lines}
-
-
-def _count_nodes(model: ir.Model) -> int:
-    return sum(1 for _ in model.graph.all_nodes())

@@ -76,7 +76,8 @@ def test_the_graph_side_of_quantization_sees_no_solver() -> None:
     [
         ("cli", set()),
         ("compressor.pipeline", {"cli", "compressor.planning"}),
-        ("passes", {"compressor.pipeline"}),
+        ("compressor.optimizing", {"cli", "compressor.keys", "compressor.pipeline"}),
+        ("passes", {"compressor.optimizing"}),
         ("compressor.quantizing", {"compressor.pipeline"}),
         ("compressor.quantize.solve", {"compressor.quantizing"}),
         ("compressor.export.causal_lm", {"compressor.export.text_generation"}),

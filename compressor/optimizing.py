@@ -1,0 +1,98 @@
+"""Graph -> equivalent smaller graph: which passes run, what of their outcome is told, and under which key.
+
+Read by the pipeline, and by `compress optimize` alone where nothing but the target was named: it waits for no recipe
+to be checked, nor for the libraries that do so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import onnx_ir as ir
+
+from compressor import artifact, catalog, probe, sources
+from compressor.artifact import Artifact, Draft, Shelf
+from compressor.progress import Track, identity
+from compressor.session import load_model, save_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from passes import PassOutcome
+
+
+class Wanted(Protocol):
+    """What of a recipe this stage reads."""
+
+    @property
+    def passes(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """A recipe that says where the graph will run and nothing else."""
+
+    name: str
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        return catalog.passes_for(self.name)
+
+
+def key(exported: str, wanted: Wanted) -> tuple[str, dict[str, Any]]:
+    """What the result depends on, hashed, and the options in it."""
+    options = {"passes": wanted.passes}
+    return artifact.key("optimize", exported, options), options
+
+
+def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = identity) -> Artifact:
+    """Every pass proven on probes with ONNX Runtime's own optimizer off, or rolled back."""
+    known_as, options = key(exported.key, wanted)
+    if done := shelf.find("optimize", known_as):
+        return done
+    with shelf.timed_draft("optimize", known_as, options, {"key": exported.key}) as draft:
+        draft.facts |= {"models": [view.carries_as for view in exported.views], "nodes": 0, "fallbacks": []}
+        draft.measured["passes"] = []
+        for view in exported.views:
+            _optimize_one(view.model, view.carries_as, wanted, draft, track)
+        sources.carry(exported.directory, draft.folder)
+    return artifact.open_artifact(shelf.place("optimize", known_as))
+
+
+def _optimize_one(path: Path, name: str, wanted: Wanted, draft: Draft, track: Track) -> None:
+    import passes
+
+    model = load_model(path)
+    chosen = [catalog.resolve(catalog.PASSES[one].where)() for one in wanted.passes]
+    inputs = probe.find(model)
+    model, outcomes = passes.run_passes(model, chosen, inputs, track)
+    save_model(model, draft.folder / name)
+    draft.facts["nodes"] += count_nodes(model)
+    draft.facts["fallbacks"] += [
+        *([] if inputs else ["passes: outputs not compared, for the graph runs on no input we can make up"]),
+        *(_rolled_back(one) for one in outcomes if one.rolled_back),
+    ]
+    draft.measured["passes"] += [_row(dataclasses.asdict(one)) for one in outcomes]
+
+
+def count_nodes(model: ir.Model) -> int:
+    """Of the main graph and all graphs inside it."""
+    return sum(1 for _ in model.graph.all_nodes())
+
+
+def _rolled_back(outcome: PassOutcome) -> str:
+    guilty = f", first with {outcome.guilty}" if outcome.guilty else ""
+    return f"pass {outcome.name} rolled back: {outcome.rolled_back}{guilty}"
+
+
+def _row(outcome: dict[str, Any]) -> dict[str, Any]:
+    """A pass outcome as a row; refusals that differ in the names of values alone are one line with their number."""
+    alike: dict[str, list[str]] = {}
+    for refusal in outcome.pop("refusals"):
+        reason = f"{refusal['op_type']}: {refusal['reason']}"
+        alike.setdefault(re.sub(r"'[^']*'", "''", reason), []).append(f"{reason} ({refusal['node']})")
+    lines = [f"{first}{f' and {len(more)} more' if more else ''}" for first, *more in alike.values()]
+    return outcome | {"refusals": lines}
