@@ -152,6 +152,7 @@ def optimize(
     input_: Input,
     output: Output,
     target: For = "generic",
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float16 or bfloat16 inside, where kernels are.")] = None,
     set_: Set = [],  # noqa: B006
     explain: Annotated[
         bool, typer.Option("--explain", help="Say which near matches each pass left alone, and why.")
@@ -166,8 +167,9 @@ def optimize(
     from compressor import catalog, optimizing, sources
     from compressor.artifact import Shelf
 
-    plain = not set_ and target in catalog.TARGETS  # else the recipe says what is wrong, or what was set
-    wanted = optimizing.Target(target) if plain else _build({"model": str(input_), "target": target}, set_)
+    data = {"model": str(input_), "target": target, "optimize": {"dtype": dtype}}
+    plain = not (set_ or dtype) and target in catalog.TARGETS  # else the recipe says what is wrong, or what was set
+    wanted = optimizing.Target(target) if plain else _build(data, set_)
     made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
     if explain and not json_ and (refusals := _refusals(made)):  # the document has them anyway

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,31 +29,45 @@ class Wanted(Protocol):
     """What of a recipe this stage reads."""
 
     @property
+    def target(self) -> str: ...
+    @property
     def passes(self) -> tuple[str, ...]: ...
+    @property
+    def inner_dtype(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Target:
     """A recipe that says where the graph will run and nothing else."""
 
-    name: str
+    target: str
+    inner_dtype: None = None
 
     @property
     def passes(self) -> tuple[str, ...]:
-        return catalog.passes_for(self.name)
+        return catalog.passes_for(self.target)
 
 
 def key(exported: str, wanted: Wanted) -> tuple[str, dict[str, Any]]:
     """What the result depends on, hashed, and the options in it."""
-    options = {"passes": wanted.passes}
+    options: dict[str, Any] = {"passes": wanted.passes}
+    if wanted.inner_dtype:
+        options |= {"dtype": wanted.inner_dtype, "target": wanted.target}
     return artifact.key("optimize", exported, options), options
 
 
 def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = identity) -> Artifact:
-    """Every pass proven on probes with ONNX Runtime's own optimizer off, or rolled back."""
+    """Every pass proven on probes with ONNX Runtime's own optimizer off, or rolled back.
+
+    Raises: RequestError where the target has no kernels for the numbers that were asked for.
+    """
     known_as, options = key(exported.key, wanted)
     if done := shelf.find("optimize", known_as):
         return done
+    if wanted.inner_dtype:
+        from compressor.providers import half
+
+        half.require(wanted.target, wanted.inner_dtype)
     with shelf.timed_draft("optimize", known_as, options, {"key": exported.key}) as draft:
         draft.facts |= {"models": [view.carries_as for view in exported.views], "nodes": 0, "fallbacks": []}
         draft.measured["passes"] = []
@@ -69,6 +84,9 @@ def _optimize_one(path: Path, name: str, wanted: Wanted, draft: Draft, track: Tr
     chosen = [catalog.resolve(catalog.PASSES[one].where)() for one in wanted.passes]
     inputs = probe.find(model)
     model, outcomes = passes.run_passes(model, chosen, inputs, track)
+    if wanted.inner_dtype:
+        model, halved = _halve(model, wanted.inner_dtype, wanted.target, inputs)
+        outcomes += halved
     save_model(model, draft.folder / name)
     draft.facts["nodes"] += count_nodes(model)
     draft.facts["fallbacks"] += [
@@ -76,6 +94,28 @@ def _optimize_one(path: Path, name: str, wanted: Wanted, draft: Draft, track: Tr
         *(_rolled_back(one) for one in outcomes if one.rolled_back),
     ]
     draft.measured["passes"] += [_row(dataclasses.asdict(one)) for one in outcomes]
+
+
+def _halve(
+    model: ir.Model, dtype: str, target: str, inputs: probe.Probe | None
+) -> tuple[ir.Model, tuple[PassOutcome, ...]]:
+    """Proven like the passes, within what the type can tell.
+
+    In an emulation: the CPU has no kernels in these types, and what ONNX Runtime does instead rounds less.
+    """
+    import passes
+    from compressor.providers import half
+    from passes.emulation import emulated
+    from passes.half_precision import HalfPrecision
+
+    to = half.TYPES[dtype]
+    halving = HalfPrecision(to, half.kernels_in(dtype, target, model.opset_imports))
+
+    def rounded(candidate: ir.Model) -> Mapping[str, Any]:
+        assert inputs is not None  # asked below
+        return inputs(emulated(candidate, to))
+
+    return passes.run_passes(model, [halving], rounded if inputs else None, rounds=1, coarsest=to)
 
 
 def count_nodes(model: ir.Model) -> int:

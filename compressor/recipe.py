@@ -64,6 +64,10 @@ class Optimize(Section):
     """Graph passes; each is proven and rolled back when it fails."""
 
     passes: tuple[PassName, ...] | None = Field(None, description="in the order they run; none: those of the target")
+    dtype: Literal["float16", "bfloat16"] | None = Field(
+        None,
+        description="of what is float32 inside, where the target has kernels for it; the interface keeps its types",
+    )
 
 
 class Calibration(Section):
@@ -316,6 +320,11 @@ class Recipe(Section):
         """The passes that will run: those it names, or those of its target."""
         named = self.optimize.passes
         return catalog.passes_for(self.target) if named is None else named
+
+    @property
+    def inner_dtype(self) -> str | None:
+        """What float32 becomes between the inputs and the outputs; None where it stays."""
+        return self.optimize.dtype
 
     @property
     def format(self) -> str:

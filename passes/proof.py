@@ -55,9 +55,10 @@ class Reference:
     probe: Probe | None
 
     @classmethod
-    def of(cls, model: ir.Model, probe: Probe | None) -> Reference:
+    def of(cls, model: ir.Model, probe: Probe | None, coarsest: ir.DataType | None = None) -> Reference:
+        """`coarsest`: a type that the changed model may compute in, where it is coarser than the model's own."""
         outputs = probe(model) if probe else {}
-        return cls(_interface(model), outputs, _random_outputs(model), _tolerance(model), probe)
+        return cls(_interface(model), outputs, _random_outputs(model), _tolerance(model, coarsest), probe)
 
     def compare(self, model: ir.Model) -> float | None:
         """The worst difference of an output; raises where the model is not the same to its caller."""
@@ -96,7 +97,7 @@ def _relative_difference(expected: Array, output: Array) -> float:
     return worst / largest if largest else math.inf
 
 
-def _tolerance(model: ir.Model) -> float:
+def _tolerance(model: ir.Model, coarsest: ir.DataType | None) -> float:
     """Half the digits of the coarsest float type in the model: sqrt(epsilon).
 
     A weight that was folded anew moves every product by an epsilon; sums and layers carry that some hundred epsilons
@@ -104,6 +105,7 @@ def _tolerance(model: ir.Model) -> float:
     """
     values = (value for root in roots(model) for node in root.all_nodes() for value in node.outputs)
     types = {value.dtype for value in (*model.graph.inputs, *values)} | {tensor.dtype for tensor in weights(model)}
+    types |= {coarsest}
     return math.sqrt(max((EPSILON[dtype] for dtype in types if dtype in EPSILON), default=EPSILON[ir.DataType.FLOAT]))
 
 

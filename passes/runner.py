@@ -57,17 +57,18 @@ def run_passes(
     probe: Probe | None = None,
     track: Track = untracked,
     rounds: int = ROUNDS,
+    coarsest: ir.DataType | None = None,
 ) -> tuple[ir.Model, tuple[PassOutcome, ...]]:
     """Apply the passes to a copy, again and again until nothing changes, and keep what holds.
 
     `probe` runs a model on inputs that are always the same and returns its outputs by name; without it, only the
-    interface and the new weights are checked. The model handed in keeps its content; its nodes are put in topological
-    order, which copying needs. Tensors are shared between the copies. The outcomes are those of the first round, then
-    those of later rounds that did something.
+    interface and the new weights are checked. `coarsest`: a type whose rounding the passes may bring in. The model
+    handed in keeps its content; its nodes are put in topological order, which copying needs. Tensors are shared between
+    the copies. The outcomes are those of the first round, then those of later rounds that did something.
     """
     for root in roots(model):
         root.sort()
-    reference = Reference.of(model, probe)
+    reference = Reference.of(model, probe, coarsest)
     together = _Together(model, reference)
     try:
         return _until_nothing_changes(together, passes, track, rounds)
