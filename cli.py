@@ -273,7 +273,10 @@ def check(
 def bench(
     artifact: Input,
     against: Annotated[
-        Path | None, typer.Option("--against", help="Its rival: the unquantized artifact, or any .onnx of the model.")
+        str | None,
+        typer.Option(
+            "--against", help="Its rival: an artifact, an .onnx, or builder:MODEL, made by onnxruntime-genai."
+        ),
     ] = None,
     provider: Annotated[str, typer.Option("--provider", help="Where to run: cpu, cuda or tensorrt.")] = "cpu",
     batch: Annotated[list[int], typer.Option("--batch", min=1, help="Rows of a call; repeat it for more.")] = [1, 4],  # noqa: B006
@@ -292,15 +295,16 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
-    from compressor import benchmark, measuring, sources
+    from compressor import benchmark, measuring, rivals, sources
 
     if serving:
-        names = {"artifact": artifact} | ({"rival": against} if against else {})
+        names = {"artifact": artifact} | ({"rival": Path(against)} if against else {})
         _bench_serving(names, streams, length, new_tokens, provider, output, json_)
         return
-    rival = sources.open_input(against) if against else None
-    graphs = measuring.sides(sources.open_input(artifact), rival, provider)
-    points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), _progress())
+    ours = sources.open_input(artifact)
+    with rivals.opened(against, ours, provider) as rival:
+        graphs = measuring.sides(ours, rival, provider)
+        points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), _progress())
     rows = benchmark.rows(points)
     if output:
         benchmark.write(output, rows, benchmark.plots(points))
