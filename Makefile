@@ -39,8 +39,9 @@ bench: $(VENV)/installed  ## seconds and memory against the peers, each in its o
 coverage: $(VENV)/installed  ## architectures x tasks x targets against torch -> docs/coverage.md, an hour or more
 	$(BIN)/python -m tests.coverage
 
-accuracy: $(VENV)/installed  ## perplexity of every method, bits and group on the models of ../shared/eval
+accuracy: $(VENV)/installed  ## perplexity of every method x bits x group on ../shared/eval, and the peers' GPTQ; hours, taken up again
 	$(BIN)/python -m tests.bench.accuracy
+	$(BIN)/python -m tests.bench.accuracy --peers --methods gptq gptqmodel llmcompressor --seeds 5
 
 model: $(VENV)/installed  ## remake the built-in model: text, tokenizer, training
 	$(BIN)/python -m compressor.builtin.train

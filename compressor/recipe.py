@@ -164,7 +164,8 @@ class Quantize(Section):
         at_run_time = self.llm_int8 is not None and self.llm_int8.outliers == "dynamic"
         weighted = self.rtn is not None and self.rtn.scale_search == "weighted"
         looks = self.name in catalog.CALIBRATED and not at_run_time
-        return looks or weighted or self.budget is not None or bool(self.prepared)
+        scaled = self.awq is not None or self.smoothquant is not None
+        return looks or weighted or scaled or self.budget is not None
 
     @property
     def prepared(self) -> tuple[str, ...]:

@@ -81,6 +81,23 @@ def test_awq_alone_is_rounded_and_serves_gptq_as_well(graph: Path, tmp_path: Pat
     assert quantized.facts["fallbacks"] == []
 
 
+def test_plain_rounding_is_compared_after_the_same_preparation() -> None:
+    asked = {"awq": {}, "rotations": {}, "embeddings": 8, "gptq": {"bits": 3}}
+    options = recipe.build({"model": "x", "target": "cpu", "quantize": asked}).quantize
+    rounded = options.rounded()
+    assert (rounded.name, rounded.prepared, rounded.embeddings) == ("rtn", ("rotations", "awq"), 8)
+
+
+def test_only_what_looks_at_data_asks_for_it() -> None:
+    def calibrated(**quantize: Any) -> bool:
+        return recipe.build({"model": "x", "target": "cpu", "quantize": quantize}).quantize.calibrated
+
+    assert not calibrated(rotations={}, rtn={})
+    assert calibrated(awq={})
+    assert calibrated(rtn={"scale_search": "weighted"})
+    assert calibrated(smoothquant={}, dynamic={})
+
+
 @pytest.mark.parametrize("method", ["static_qdq", "dynamic"])
 def test_smoothquant_halves_what_integers_lose(method: str, graph: Path, tmp_path: Path) -> None:
     """Squared error; what remains is that of the activations behind the gate, which are even."""
