@@ -33,6 +33,11 @@ PASSES = {
     "opset-raising": GraphPass(
         "passes.opset_raising:OpsetRaising", CONTRIB, "norms and rotations are operators from opset 23 on"
     ),
+    "layer-normalization-fusion": GraphPass(
+        "passes.layer_normalization_fusion:LayerNormalizationFusion",
+        ANYWHERE,
+        "one sweep over memory instead of nine; before RMSNormalization, which would take its second half",
+    ),
     "rms-normalization-fusion": GraphPass(
         "passes.rms_normalization_fusion:RmsNormalizationFusion", ANYWHERE, "one sweep over memory instead of six"
     ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from passes.edits import Edits, named
 from passes.local import Scope, drop, hand_over
 from passes.nesting import subgraphs
 from passes.proof import RANDOM
@@ -25,7 +26,7 @@ Table = ChainMap[Hashable, ir.Node]
 
 
 @dataclass
-class CommonSubexpressionElimination(ir.passes.InPlacePass):
+class CommonSubexpressionElimination(Edits, ir.passes.InPlacePass):
     """Merge nodes of the same operator, attributes and inputs; a node in a branch with one before the branch.
 
     Standard operators only: of others nobody knows whether they draw or count. Nodes that hold graphs stay. Where the
@@ -35,18 +36,19 @@ class CommonSubexpressionElimination(ir.passes.InPlacePass):
     refusals: list[Refusal] = field(default_factory=list, init=False)  # always empty: equal is equal
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, _sweep(model.graph, ChainMap(), Scope(model)))
+        self.edited = []
+        self._sweep(model.graph, ChainMap(), Scope(model))
+        return ir.passes.PassResult(model, bool(self.edited))
 
-
-def _sweep(graph: ir.Graph, seen: Table, scope: Scope) -> bool:
-    modified = False
-    for node in list(graph):
-        inner = [_sweep(subgraph, seen.new_child(), scope) for subgraph in subgraphs(node)]
-        key = None if inner else _key(node)
-        if key is not None and (first := seen.setdefault(key, node)) is not node:
-            modified |= _merge(node, first, scope)
-        modified |= any(inner)
-    return modified
+    def _sweep(self, graph: ir.Graph, seen: Table, scope: Scope) -> None:
+        for node in list(graph):
+            inner = list(subgraphs(node))
+            for subgraph in inner:
+                self._sweep(subgraph, seen.new_child(), scope)
+            key, name = None if inner else _key(node), named(node)
+            first = node if key is None else seen.setdefault(key, node)
+            if first is not node and self.may_edit and _merge(node, first, scope):
+                self.edit(name)
 
 
 def _key(node: ir.Node) -> Hashable | None:

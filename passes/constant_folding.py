@@ -22,6 +22,7 @@ from passes.constants import (
     is_finite,
     release,
 )
+from passes.edits import Edits, named
 from passes.evaluation import EVALUATE, SHAPE_ONLY, evaluate
 from passes.linear import LINEAR
 from passes.local import become_identity
@@ -32,7 +33,7 @@ WEIGHTED = {*LINEAR, "BatchNormalization"}  # of which every input but the first
 
 
 @dataclass
-class ConstantFolding(ir.passes.InPlacePass):
+class ConstantFolding(Edits, ir.passes.InPlacePass):
     """Replace a node whose inputs are constant by its result, where the result costs no more bytes than it frees.
 
         s = Concat(a, b); y = Reshape(x, s)
@@ -55,10 +56,10 @@ class ConstantFolding(ir.passes.InPlacePass):
         if model.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
             self.refusals = [Refusal(model.graph.name or "", "Graph", IR_TOO_OLD)]
             return ir.passes.PassResult(model, modified=False)
-        modified = False
+        self.edited = []
         while self._sweep(model):  # a fold may free what an earlier node was refused for
-            modified = True
-        return ir.passes.PassResult(model, modified)
+            pass
+        return ir.passes.PassResult(model, bool(self.edited))
 
     def _sweep(self, model: ir.Model) -> bool:
         self.refusals = []
@@ -66,7 +67,7 @@ class ConstantFolding(ir.passes.InPlacePass):
 
     def _fold(self, node: ir.Node, root: ir.Graph) -> bool:
         compute = _computation(node)
-        if compute is None:
+        if compute is None or not self.may_edit:
             return False
         try:
             result = compute()
@@ -75,9 +76,9 @@ class ConstantFolding(ir.passes.InPlacePass):
         reason = self._why_it_stays(node, result)
         if reason:
             return self._refuse(node, reason)
-        large = result.nbytes > self.max_bytes_grown
+        name, large = named(node), result.nbytes > self.max_bytes_grown
         _replace(node, _lazy_tensor(compute, result) if large else _tensor(result), root, inherit_name=large)
-        return True
+        return self.edit(name)
 
     def _refuse(self, node: ir.Node, reason: str) -> bool:
         self.refusals.append(Refusal.of(node, reason))

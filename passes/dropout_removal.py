@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import constant, fresh_name
+from passes.edits import Edits, named
 from passes.nesting import roots
 from passes.refusal import Refusal
 
@@ -17,7 +18,7 @@ FIRST_WITH_TRAINING_INPUT = 12
 
 
 @dataclass
-class DropoutRemoval(ir.passes.InPlacePass):
+class DropoutRemoval(Edits, ir.passes.InPlacePass):
     """Dropout in inference returns its input, and a mask that is true everywhere.
 
         h = Relu(x); d = Dropout(h); y = MatMul(d, w)
@@ -30,7 +31,7 @@ class DropoutRemoval(ir.passes.InPlacePass):
     refusals: list[Refusal] = field(default_factory=list, init=False)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.refusals = []
+        self.refusals, self.edited = [], []
         return ir.passes.PassResult(model, any([self._sweep(root) for root in roots(model)]))
 
     def _sweep(self, root: ir.Graph) -> bool:
@@ -42,10 +43,13 @@ class DropoutRemoval(ir.passes.InPlacePass):
         if reason:
             self.refusals.append(Refusal.of(node, reason))
             return False
+        if not self.may_edit:
+            return False
+        name = named(node)
         if _mask_is_read(node):
             _fill_mask(node, root)
         _bypass(node)
-        return True
+        return self.edit(name)
 
 
 def _why_it_stays(node: ir.Node, opset: int) -> str | None:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from passes.building import Builder
 from passes.dead_node_elimination import DeadNodeElimination
+from passes.edits import Edits, named
 from passes.local import Refused, require
 from passes.refusal import Refusal
 
@@ -28,16 +29,14 @@ Found = TypeVar("Found")
 
 
 @dataclass
-class Fusion(ir.passes.InPlacePass, Generic[Found]):
-    """See the head of this file; `edited` and `limit` are how the runner finds a guilty node."""
+class Fusion(Edits, ir.passes.InPlacePass, Generic[Found]):
+    """See the head of this file."""
 
     operator: ClassVar[str]
     first_opset: ClassVar[int] = 1
     domain: ClassVar[str] = ""
 
     refusals: list[Refusal] = field(default_factory=list, init=False)
-    edited: list[str] = field(default_factory=list, init=False)
-    limit: int | None = field(default=None, init=False)
 
     @abstractmethod
     def find(self, node: ir.Node) -> Found | None:
@@ -51,7 +50,7 @@ class Fusion(ir.passes.InPlacePass, Generic[Found]):
         self.refusals, self.edited = [], []
         build, opset = Builder(model.graph), model.opset_imports.get("", 1)
         for node in list(model.graph):
-            if self.limit is None or len(self.edited) < self.limit:
+            if self.may_edit:
                 self._visit(node, opset, build)
         if self.edited:
             if self.domain:
@@ -64,7 +63,7 @@ class Fusion(ir.passes.InPlacePass, Generic[Found]):
         found: Any = self.find(node) if node.graph is not None else None  # None: gone with an earlier formula
         if found is None:
             return
-        name = f"{node.op_type} {node.name or node.outputs[0].name}"
+        name = named(node)
         try:
             require(opset >= self.first_opset, f"opset {opset} has no {self.operator}; it came with {self.first_opset}")
             build.before(node)
@@ -72,4 +71,4 @@ class Fusion(ir.passes.InPlacePass, Generic[Found]):
         except Refused as reason:
             self.refusals.append(Refusal.of(node, str(reason)))
             return
-        self.edited.append(name)
+        self.edit(name)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from passes.constants import constant
+from passes.edits import Edits, named
 from passes.half_conversion import Converter
 from passes.halved_ranges import fits, is_float
 from passes.nesting import subgraphs
@@ -37,7 +38,7 @@ HEAVY = frozenset({
 
 
 @dataclass
-class HalfPrecision(ir.passes.InPlacePass):
+class HalfPrecision(Edits, ir.passes.InPlacePass):
     """`allows` says of a node whether its target has a kernel for it in `dtype`.
 
     A constant stays float32, and with it the node that reads it, where a number in it overflows or where nothing of it
@@ -50,13 +51,11 @@ class HalfPrecision(ir.passes.InPlacePass):
     dtype: ir.DataType
     allows: Callable[[ir.Node], bool]
     refusals: list[Refusal] = field(default_factory=list, init=False)
-    edited: list[str] = field(default_factory=list, init=False)
-    limit: int | None = field(default=None, init=False)  # convert so many nodes; how the runner finds a guilty one
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.refusals = []
         chosen = self._chosen(model.graph)[: self.limit]
-        self.edited = [f"{node.op_type} {node.name or node.outputs[0].name}" for node in chosen]
+        self.edited = [named(node) for node in chosen]
         Converter(model, self.dtype, set(chosen)).convert()
         return ir.passes.PassResult(model, modified=bool(chosen))
 

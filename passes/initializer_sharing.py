@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from passes.edits import Edits
 from passes.local import Scope
 from passes.refusal import Refusal
 
@@ -25,7 +26,7 @@ Key = tuple[ir.DataType, tuple[int, ...]]
 
 
 @dataclass
-class InitializerSharing(ir.passes.InPlacePass):
+class InitializerSharing(Edits, ir.passes.InPlacePass):
     """Same type, same shape, same bytes (0.0 and -0.0 differ); the one that stands first stays.
 
     Weights that are graph inputs or outputs have names that others rely on, and stay. Weights are compared where they
@@ -35,10 +36,11 @@ class InitializerSharing(ir.passes.InPlacePass):
     refusals: list[Refusal] = field(default_factory=list, init=False)  # always empty: equal is equal
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified, scope = False, Scope(model)
+        self.edited = []
         for graph in (model.graph, *model.graph.subgraphs()):
-            modified |= _share(_private(graph))
-        return ir.passes.PassResult(model, _retie(_private(model.graph), scope) or modified)
+            _share(_private(graph), self)
+        _retie(_private(model.graph), Scope(model), self)
+        return ir.passes.PassResult(model, bool(self.edited))
 
 
 def _private(graph: ir.Graph) -> list[ir.Value]:
@@ -46,8 +48,7 @@ def _private(graph: ir.Graph) -> list[ir.Value]:
     return [v for v in values if v.const_value is not None and not (v.is_graph_input() or v.is_graph_output())]
 
 
-def _share(weights: Iterable[ir.Value]) -> bool:
-    modified = False
+def _share(weights: Iterable[ir.Value], edits: Edits) -> None:
     kept: defaultdict[object, list[ir.Value]] = defaultdict(list)
     for weight in weights:
         tensor = _tensor(weight)
@@ -55,12 +56,11 @@ def _share(weights: Iterable[ir.Value]) -> bool:
         first = next((one for one in alike if _equal(_tensor(one), tensor)), None)
         if first is None:
             alike.append(weight)
-            continue
-        weight.replace_all_uses_with(first)
-        assert weight.graph is not None, "an initializer has its graph"
-        del weight.graph.initializers[str(weight.name)]
-        modified = True
-    return modified
+        elif edits.may_edit:
+            weight.replace_all_uses_with(first)
+            assert weight.graph is not None, "an initializer has its graph"
+            del weight.graph.initializers[str(weight.name)]
+            edits.edit(f"weight {weight.name}")
 
 
 def _tensor(weight: ir.Value) -> ir.TensorProtocol:
@@ -85,9 +85,9 @@ def _equal(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
     return all(x[at : at + ROWS].tobytes() == y[at : at + ROWS].tobytes() for at in range(0, len(x), ROWS))
 
 
-def _retie(weights: Iterable[ir.Value], scope: Scope) -> bool:
+def _retie(weights: Iterable[ir.Value], scope: Scope, edits: Edits) -> None:
     """Large matrices alone: the one with more rows, an embedding's table, stays."""
-    modified, tables = False, defaultdict[Key, list[ir.Value]](list)
+    tables = defaultdict[Key, list[ir.Value]](list)
     large = [one for one in weights if len(_tensor(one).shape) == 2 and _tensor(one).nbytes >= SMALLEST_RETIED]
     for table in large:
         tables[_tensor(table).dtype, tuple(_tensor(table).shape.numpy())].append(table)
@@ -95,10 +95,9 @@ def _retie(weights: Iterable[ir.Value], scope: Scope) -> bool:
         rows, columns = _tensor(head).shape.numpy()
         twins = tables[_tensor(head).dtype, (columns, rows)] if rows < columns else []
         twin = next((one for one in twins if _is_transposed(_tensor(head), _tensor(one))), None)
-        if twin is not None:
+        if twin is not None and edits.may_edit:
             _write_as_transpose(head, twin, scope)
-            modified = True
-    return modified
+            edits.edit(f"weight {head.name}")
 
 
 def _is_transposed(head: ir.TensorProtocol, table: ir.TensorProtocol) -> bool:

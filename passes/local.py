@@ -20,6 +20,7 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD, add_initializer, release
+from passes.edits import Edits, named
 from passes.naming import Names
 from passes.nesting import let_go
 from passes.refusal import Refusal
@@ -36,14 +37,12 @@ def require(condition: bool, reason: str) -> None:
 
 
 @dataclass
-class LocalPass(ir.passes.InPlacePass):
+class LocalPass(Edits, ir.passes.InPlacePass):
     """Visits the nodes of some standard operators; see the head of this file."""
 
     operators: ClassVar[frozenset[str]] = frozenset()
 
     refusals: list[Refusal] = field(default_factory=list, init=False)
-    edited: list[str] = field(default_factory=list, init=False)  # the nodes rewritten, in order
-    limit: int | None = field(default=None, init=False)  # stop after so many; how the runner finds a guilty node
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.edited = []
@@ -64,16 +63,16 @@ class LocalPass(ir.passes.InPlacePass):
         return len(self.edited) > before
 
     def _visit(self, node: ir.Node, scope: Scope) -> None:
-        if self.limit is not None and len(self.edited) >= self.limit:
+        if not self.may_edit:
             return
-        name = f"{node.op_type} {node.name or (node.outputs[0].name if node.outputs else '')}"
+        name = named(node)
         try:
             edited = self.rewrite(node, scope)
         except Refused as reason:
             self.refusals.append(Refusal.of(node, str(reason)))
             return
         if edited:
-            self.edited.append(name)
+            self.edit(name)
 
 
 class Scope:

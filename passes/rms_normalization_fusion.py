@@ -18,7 +18,8 @@ from passes.building import Builder
 from passes.constants import constant
 from passes.fusion import Fusion
 from passes.local import Refused
-from passes.matching import by_scalar, integers, made_by, origin, scalar, uncast
+from passes.matching import by_scalar, made_by, origin, uncast
+from passes.norms import inverse_of, over_last_axis, squared
 
 
 class Norm(NamedTuple):
@@ -115,38 +116,11 @@ def _norm(value: ir.Value) -> tuple[ir.Value, float] | None:
 def _root_mean_square(value: ir.Value | None, inverted: bool, x: ir.Value | None) -> float | None:
     """epsilon, where the value is (one over) the root of epsilon plus the mean square of this very x."""
     if inverted:
-        value = _inverse_of(value)
+        value = inverse_of(value)
     root = made_by(value, "Sqrt")
     moved = by_scalar(made_by(root.inputs[0], "Add")) if root else None
     mean = made_by(moved[0], "ReduceMean") if moved else None
-    if moved is None or mean is None or x is None or not _over_last_axis(mean):
+    if moved is None or mean is None or x is None or not over_last_axis(mean):
         return None
-    squared = _squared(mean.inputs[0])
-    return moved[1] if squared is not None and uncast(squared) is uncast(x) else None
-
-
-def _inverse_of(value: ir.Value | None) -> ir.Value | None:
-    reciprocal = made_by(value, "Reciprocal")
-    if reciprocal is not None:
-        return reciprocal.inputs[0]
-    division = made_by(value, "Div")
-    return division.inputs[1] if division is not None and scalar(division.inputs[0]) == 1.0 else None
-
-
-def _squared(value: ir.Value | None) -> ir.Value | None:
-    power = made_by(value, "Pow")
-    if power is not None:
-        return power.inputs[0] if scalar(power.inputs[1]) == 2.0 else None
-    product = made_by(value, "Mul")
-    return product.inputs[0] if product is not None and product.inputs[0] is product.inputs[1] else None
-
-
-def _over_last_axis(mean: ir.Node) -> bool:
-    """Axes are an input since opset 18 and an attribute before."""
-    if "axes" in mean.attributes:
-        axes: tuple[int, ...] | None = tuple(mean.attributes["axes"].as_ints())
-    else:
-        axes = integers(mean.inputs[1]) if len(mean.inputs) > 1 else None
-    source = mean.inputs[0]
-    last = len(source.shape) - 1 if source is not None and source.shape is not None else -1
-    return mean.attributes.get_int("keepdims", 1) == 1 and axes in {(-1,), (last,)}
+    found = squared(mean.inputs[0])
+    return moved[1] if found is not None and uncast(found) is uncast(x) else None

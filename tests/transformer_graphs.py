@@ -45,6 +45,19 @@ def rms_norm(opset: int = 23, power: str = "Pow(x, two)", root: str = "times", w
     )
 
 
+def layer_norm(
+    opset: int = 17, square: str = "Mul(d, d)", last: str = "s = Mul(n, w)  y = Add(s, b)", end: str = "n = Div(d, r)"
+) -> ir.Model:
+    """Written out, as exporters before opset 17 do."""
+    text = f"""(float[B,6,16] x, float[B,6,16] z) => (float[B,6,16] y) {{
+        m = ReduceMean<axes = [-1]>(x)  d = Sub(x, m)  q = {square}  v = ReduceMean<axes = [-1]>(q)
+        e = Add(v, epsilon)  r = Sqrt(e)  {end}  {last}
+    }}"""
+    vectors = {"w": normal(16), "b": normal(16) + 1, "row": normal(6, 16)}
+    numbers = {"epsilon": np.float32(1e-5), "two": np.float32(2), "one": np.float32(1)}
+    return build(text, opset, **vectors, **numbers)
+
+
 def rms_norm_of_another() -> ir.Model:
     """The root is of z and divides x."""
     return inferred(
@@ -310,6 +323,12 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "quick_gelu": quick_gelu,
     "quick_gelu_of_another": partial(quick_gelu, outer="z"),
     "silu": partial(quick_gelu, inner="Identity(x)"),
+    "layer_norm": layer_norm,
+    "layer_norm_of_another": partial(layer_norm, square="Mul(z, z)"),
+    "layer_norm_of_rows": partial(layer_norm, last="s = Mul(n, w)  y = Add(s, row)"),
+    "layer_norm_opset_11": partial(layer_norm, opset=11),
+    "layer_norm_power": partial(layer_norm, square="Pow(d, two)", end="i = Div(one, r)  n = Mul(d, i)"),
+    "layer_norm_without_bias": partial(layer_norm, last="y = Mul(w, n)"),
     "rms_norm": rms_norm,
     "rms_norm_half_precision": half_precision_norm,
     "rms_norm_of_another": rms_norm_of_another,

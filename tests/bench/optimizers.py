@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
     arguments = parser.parse_args()
-    pythons = {name: _python(name) for name in arguments.tools}
+    pythons = {name: python_of(name) for name in arguments.tools}
     files = sorted(arguments.folder.rglob("*.onnx"))
     with tempfile.TemporaryDirectory(prefix="compress-bench-") as folder:
         rows = {file.stem: _measure(file, pythons, Path(folder) / file.stem) for file in files}
@@ -63,7 +63,7 @@ def main() -> None:
     print(json.dumps(summary, indent=2))
 
 
-def _python(name: str) -> Path:
+def python_of(name: str) -> Path:
     requirements = TOOLS[name].requirements
     return environment(Peer(name.replace(" ", "-"), requirements)) if requirements else Path(sys.executable)
 
@@ -75,7 +75,7 @@ def _measure(file: Path, pythons: dict[str, Path], folder: Path) -> dict[str, An
         place = folder / name.replace(" ", "-")
         place.mkdir(parents=True)
         result = place / "out" / "model.onnx" if name == "compress" else place / "model.onnx"
-        row[name] = _run(_command(name, python, file, result))
+        row[name] = _run(command_of(name, python, file, result))
         if result.is_file() and row[name]["code"] == 0:
             row[name] |= _said("optimizer_judge", file, result) or {"verdict": "wrong: the judge could not read it"}
         if _is_right(row[name]):
@@ -87,7 +87,7 @@ def _measure(file: Path, pythons: dict[str, Path], folder: Path) -> dict[str, An
     return row
 
 
-def _command(name: str, python: Path, file: Path, result: Path) -> list[str]:
+def command_of(name: str, python: Path, file: Path, result: Path) -> list[str]:
     if name == "compress":
         return [str(python), str(ROOT / "cli.py"), "optimize", str(file), "-o", str(result.parent)]
     return [str(python), *TOOLS[name].arguments, str(file), str(result)]
