@@ -15,6 +15,7 @@ import torch
 
 from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
+from passes.dead_node_elimination import DeadNodeElimination
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -104,6 +105,21 @@ def check_pass(graph_pass: ir.passes.PassBase, model: ir.Model) -> None:
     assert not graph_pass(result).modified, "a second run found something to do"
     reloaded = ir.from_proto(onnx.load_from_string(to_bytes(result)))
     assert not graph_pass(reloaded).modified, "a second run found something to do once the file was read again"
+
+
+def left_by(graph_pass: ir.passes.PassBase, model: ir.Model) -> list[str]:
+    """The operators that a pass leaves once its dead nodes are gone, in order; the answers are those of before."""
+    original = model.clone()
+    graph_pass(model)
+    DeadNodeElimination()(model)
+    assert_same(run(original), run(model))
+    return [node.op_type for node in model.graph.all_nodes()]
+
+
+def reasons(graph_pass: ir.passes.PassBase, model: ir.Model) -> list[str]:
+    """Why a pass leaves a model alone."""
+    assert not graph_pass(model).modified
+    return [refusal.reason for refusal in graph_pass.refusals]
 
 
 # --- solvers ---------------------------------------------------------------------------------------------------------

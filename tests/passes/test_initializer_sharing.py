@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.initializer_sharing import InitializerSharing
+from tests import graphs, laws
+
+
+def summed(**weights: np.ndarray) -> graphs.ir.Model:
+    kind = {"float32": "float", "int64": "int64"}[str(weights["a"].dtype)]
+    shape = ",".join(map(str, weights["a"].shape))
+    text = f"({kind}[{shape}] x) => ({kind}[{shape}] y) {{ s = Add(x, a)  y = Add(s, b) }}"
+    return graphs.build(text, **weights)
+
+
+def test_equal_weights_are_stored_once() -> None:
+    model = summed(a=graphs.normal(3, 4), b=graphs.normal(3, 4))
+    assert laws.left_by(InitializerSharing(), model) == ["Add", "Add"]
+    assert list(model.graph.initializers) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (np.float32([0.0, 1.0]), np.float32([-0.0, 1.0])),
+        (np.float32([1.0, 2.0]), np.float32([1.0, np.nextafter(np.float32(2), np.float32(3))])),
+    ],
+)
+def test_bytes_decide(a: np.ndarray, b: np.ndarray) -> None:
+    assert laws.reasons(InitializerSharing(), summed(a=a, b=b)) == []
+
+
+def test_a_last_entry_that_differs_is_seen() -> None:
+    """Large weights are first told apart by a sample."""
+    a = np.zeros((300, 70), np.float32)
+    b = a.copy()
+    b[-1, -1] = 1
+    assert laws.reasons(InitializerSharing(), summed(a=a, b=b)) == []
+
+
+def test_the_same_bytes_of_another_type_are_another_weight() -> None:
+    text = "(float[2] x, int32[2] z) => (float[2] y, int32[2] w) { y = Add(x, a)  w = Add(z, b) }"
+    model = graphs.build(text, a=np.zeros(2, np.float32), b=np.zeros(2, np.int32))
+    assert laws.reasons(InitializerSharing(), model) == []
+
+
+def test_a_default_that_a_caller_may_set_stays() -> None:
+    text = "(float[2] x, float[2] b) => (float[2] y) { s = Add(x, a)  y = Add(s, b) }"
+    assert laws.reasons(InitializerSharing(), graphs.build(text, a=graphs.normal(2), b=graphs.normal(2))) == []

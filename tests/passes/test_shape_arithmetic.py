@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.import_normalization import ImportNormalization
+from passes.shape_arithmetic import ShapeArithmetic
+from tests import graphs, laws
+
+
+def typed(text: str, **weights: np.ndarray) -> graphs.ir.Model:
+    """With the types and shapes that follow, as all passes but the first find them."""
+    model = graphs.build(text, **weights)
+    ImportNormalization()(model)
+    return model
+
+
+def reshaped(arithmetic: str, dims: str = "N,6,4", **weights: np.ndarray) -> graphs.ir.Model:
+    text = f"(float[{dims}] x) => (float[A,B] y) {{ s = Shape(x)  {arithmetic}  y = Reshape(x, t) }}"
+    return typed(text, **weights)
+
+
+HEAD = "n = Gather(s, zero)  u = Unsqueeze(n, first)  "
+WEIGHTS = {"zero": np.array(0), "first": np.array([0]), "rest": np.array([24]), "left": np.array([-1])}
+
+
+@pytest.mark.parametrize("tail", ["t = Concat<axis = 0>(u, rest)", "t = Concat<axis = 0>(u, left)"])
+def test_a_target_relative_to_the_input_is_written_down(tail: str) -> None:
+    model = reshaped(HEAD + tail, **WEIGHTS)
+    assert laws.left_by(ShapeArithmetic(), model) == ["Reshape"]
+    feeds = laws.feeds_for(model, 5)
+    assert laws.run(model, feeds)["y"].shape == (5, 24)
+
+
+def test_known_sizes_are_numbers() -> None:
+    text = "(float[2,6] x) => (int64[2] y) { s = Shape(x)  d = Mul(s, two)  y = Neg(d) }"
+    assert laws.left_by(ShapeArithmetic(), typed(text, two=np.array(2))) == ["Neg"]
+
+
+def test_two_free_sizes_stay() -> None:
+    text = """(float[N,M,4] x, float[K] z) => (float[A,B,C] y) {
+        s = Shape(x)  r = Shape(z)  n = Slice(s, zero, one)  t = Concat<axis = 0>(r, n, four)  y = Reshape(x, t)
+    }"""
+    model = typed(text, zero=np.array([0]), one=np.array([1]), four=np.array([4]))
+    left = laws.left_by(ShapeArithmetic(), model)
+    assert "Concat" in left
+
+
+def test_names_that_two_inputs_share_prove_nothing() -> None:
+    """A caller may pass 1 for the one and 3 for the other."""
+    text = "(float[N] x, float[N] z) => (float[M] y) { s = Shape(z)  y = Expand(x, s) }"
+    assert "Shape" in laws.left_by(ShapeArithmetic(), typed(text))
