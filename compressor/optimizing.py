@@ -68,6 +68,7 @@ def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = id
         from compressor.providers import half
 
         half.require(wanted.target, wanted.inner_dtype)
+    artifact.refuse_full_disk(shelf.place("optimize", known_as), exported.nbytes)
     with shelf.timed_draft("optimize", known_as, options, {"key": exported.key}) as draft:
         draft.facts |= {"models": [view.carries_as for view in exported.views], "nodes": 0, "fallbacks": []}
         draft.measured["passes"] = []

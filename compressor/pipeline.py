@@ -244,6 +244,7 @@ def deliver(
     shelf = Shelf(output, exact=True)
     provenance = {**source.provenance, "calibration": quantized.facts.get("calibration"), "package": packaged.key}
     key = artifact.key("run", packaged.key, recipe.resolved())
+    artifact.refuse_full_disk(output, packaged.nbytes)
     with shelf.draft("run", key, recipe.resolved(), provenance) as draft:
         for name in packaged.manifest["files"]:  # copied: the ONNX checker refuses data that is hard-linked
             shutil.copyfile(packaged.directory / name, draft.folder / name)

@@ -30,10 +30,16 @@ def prepare(source: Source, task: Task, options: Export) -> Exported:
     """A checkpoint and its task -> one graph."""
     loaded = checkpoint.load(source.folder, task, options)
     remedy = tasks.choices(sources.whole_config(source.folder))
-    return of_call(replace(call(loaded.model, task, loaded.lacking), remedy=remedy), options)
+    made = replace(call(loaded.model, task, loaded.lacking, loaded.answering), remedy=remedy)
+    return of_call(made, options, lambda: loaded.trace(made, options.opset), loaded.facts)
 
 
-def call(model: PreTrainedModel, task: Task, lacking: frozenset[str] = frozenset()) -> Call:
+def call(
+    model: PreTrainedModel,
+    task: Task,
+    lacking: frozenset[str] = frozenset(),
+    answering: PreTrainedModel | None = None,
+) -> Call:
     """The forward call of a task. Outputs that a checkpoint may do without are there when it lacks nothing."""
     found = inputs.find(model, task.inputs)
     traced = inputs.sizes(found, {"traced": inputs.TRACED})["traced"]
@@ -43,5 +49,15 @@ def call(model: PreTrainedModel, task: Task, lacking: frozenset[str] = frozenset
             given = model(**{name: one.sample(traced) for name, one in found.items()})
         outputs += tuple(name for name in task.optional if given.get(name) is not None)
     remembers = "use_cache" in inspect.signature(model.forward).parameters
-    flat = Flat(model, tuple(found), {"use_cache": False} if remembers else {}, outputs)
-    return Call(type(model).__name__, flat, found, outputs, traced, inputs.sizes(found, inputs.CHECKED), lacking)
+    options = {"use_cache": False} if remembers else {}
+    flat = Flat(model, tuple(found), options, outputs)
+    return Call(
+        name=type(model).__name__,
+        module=flat,
+        inputs=found,
+        outputs=outputs,
+        traced=traced,
+        checked=inputs.sizes(found, inputs.CHECKED),
+        lacking=lacking,
+        answering=None if answering is None else Flat(answering, tuple(found), options, outputs),
+    )

@@ -49,17 +49,20 @@ def prepare(source: Source, options: Export) -> tuple[str, Exported]:
     return task.name, catalog.resolve(catalog.EXPORTERS[task.exporter])(source, task, options)
 
 
-def of_call(call: Call, options: Export, make: Callable[[], ir.Model] | None = None) -> Exported:
+def of_call(
+    call: Call, options: Export, make: Callable[[], ir.Model] | None = None, facts: Mapping[str, Any] | None = None
+) -> Exported:
     """The graph of one call, held to what torch says at other sizes."""
     return Exported(
         {MODEL: make or functools.partial(trace, call, options.opset)},
         lambda folder: prove(folder / MODEL, call, options),
+        facts or {},
     )
 
 
 def prove(path: Path, call: Call, options: Export, cases: Iterable[proof.Case] | None = None) -> list[proof.Difference]:
     """A call's graph against torch, at its sizes or in the cases given. Raises: LimitMissedError when they differ."""
-    origin = proof.Source(getattr(call.module, WRAPPED), call.answer)
+    origin = proof.Source(getattr(call.torch_side, WRAPPED), call.answer)
     chosen = call.cases() if cases is None else cases
     return proof.prove(runnable(path, options), chosen, DTYPES[options.dtype], origin)
 

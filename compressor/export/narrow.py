@@ -12,16 +12,21 @@ from __future__ import annotations
 import onnx_ir as ir
 
 WIDE, BRAIN = ir.DataType.FLOAT, ir.DataType.BFLOAT16
-KEPT = frozenset({"Cast", "Shape", "ConstantOfShape"})  # they have kernels, or no narrow input to widen
+MADE = {"Cast": "to", "Constant": "value", "ConstantOfShape": "value"}  # operator -> the attribute that tells its type
 MOVED = frozenset({"Gather", "Reshape", "Transpose"})  # kernels for every type: nothing is computed
+KEPT = MADE.keys() | MOVED | {"Shape"}
 
 
 def compute_wide(model: ir.Model, narrow: ir.DataType = BRAIN) -> None:
-    """Every operator on a half type computes in float32; types and interface stay."""
+    """Every operator on a half type computes in float32; types and interface stay.
+
+    A file may leave the types between nodes unsaid: what is computed from wide inputs is wide where nobody says more,
+    and what is kept as it is says its type itself.
+    """
     for node in list(model.graph):
-        if node.op_type in MOVED and (moved := node.inputs[0]) is not None and moved.dtype == narrow:
-            node.outputs[0].dtype = narrow  # a file may leave the types between nodes unsaid
-        if node.op_type in KEPT | MOVED or node.domain:
+        if node.op_type in KEPT and not node.domain and _gives(node) == narrow:
+            node.outputs[0].dtype = narrow
+        if node.op_type in KEPT or node.domain:
             continue
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype == narrow:
@@ -29,6 +34,16 @@ def compute_wide(model: ir.Model, narrow: ir.DataType = BRAIN) -> None:
         for value in node.outputs:
             if value.dtype == narrow:
                 _round(model.graph, node, value)
+
+
+def _gives(node: ir.Node) -> ir.DataType | None:
+    """The type of what a node gives that computes nothing."""
+    if node.op_type in MOVED:
+        return node.inputs[0].dtype if node.inputs[0] is not None else None
+    told = node.attributes.get(MADE.get(node.op_type, ""))
+    if told is None:
+        return None
+    return ir.DataType(told.as_int()) if told.type == ir.AttributeType.INT else told.as_tensor().dtype
 
 
 def runnable(model: ir.Model, narrow: ir.DataType) -> ir.Model:

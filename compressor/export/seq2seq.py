@@ -30,7 +30,7 @@ from compressor.export import checkpoint, exporters, inputs, tasks
 from compressor.export.exporters import Exported
 from compressor.export.proof import Case, Outputs, Run
 from compressor.export.tasks import Task
-from compressor.export.tracing import BATCH, SEQUENCE, Call, Input, array, quiet, trace
+from compressor.export.tracing import BATCH, SEQUENCE, WRAPPED, Call, Input, array, quiet
 from compressor.recipe import Export
 from compressor.session import open_session
 from compressor.sources import Source
@@ -54,20 +54,23 @@ PROMPT, STEPS = 4, 3  # tokens that the decoder is given at once, and one by one
 def prepare(source: Source, task: Task, options: Export) -> Exported:
     """A checkpoint -> encoder and decoder."""
     loaded = checkpoint.load(source.folder, task, options)
-    pair = calls(loaded.model, loaded.lacking, tasks.choices(sources.whole_config(source.folder)))
+    pair = calls(loaded, tasks.choices(sources.whole_config(source.folder)))
     return Exported(
-        {name: functools.partial(trace, call, options.opset) for name, call in pair.items()},
+        {name: functools.partial(loaded.trace, call, options.opset) for name, call in pair.items()},
         lambda folder: [
             *exporters.prove(folder / ENCODER, pair[ENCODER], options),
-            *exporters.prove(folder / DECODER, pair[DECODER], options, _cases(folder, loaded.model, pair, options)),
+            *exporters.prove(folder / DECODER, pair[DECODER], options, _cases(folder, pair, options)),
         ],
+        loaded.facts,
     )
 
 
-def calls(model: PreTrainedModel, lacking: frozenset[str] = frozenset(), remedy: str = "") -> dict[str, Call]:
+def calls(loaded: checkpoint.Loaded, remedy: str) -> dict[str, Call]:
     """The calls of an encoder and of a decoder, by the file that each becomes."""
+    model, torch_model = loaded.model, loaded.answering
     found = {name: _renamed(one) for name, one in inputs.find(model).items()}
     encoder = _Encoder(model, tuple(found))
+    torch_encoder = None if torch_model is None else _Encoder(torch_model, tuple(found))
     traced = {BATCH: 2, ENCODER_SEQUENCE: 7}
     sample = tuple(one.sample(traced) for one in found.values())
     with torch.no_grad(), quiet():
@@ -81,15 +84,18 @@ def calls(model: PreTrainedModel, lacking: frozenset[str] = frozenset(), remedy:
     cross = {name: Input((BATCH, heads, axis, head_size), floats) for name in theirs}
     ids = {IDS: Input((BATCH, SEQUENCE), inputs.tokens(int(model.config.get_text_config().vocab_size)))}
     mask = {ENCODER_MASK: Input((BATCH, ENCODER_SEQUENCE), inputs.padded_mask)} if MASK in found else {}
-    decoder = _Decoder(model, len(pairs), hidden.shape[-1], masked=bool(mask))
+    shape = {"layers": len(pairs), "hidden_size": hidden.shape[-1], "masked": bool(mask)}
+    decoder = _Decoder(model, **shape)
+    torch_decoder = None if torch_model is None else _Decoder(torch_model, **shape)
     sizes = {"batch 1": (1, 5, 1, 4), "batch 3, padded rows": (3, 11, 2, 3), "empty past": (2, 6, 1, 0)}
     axes = (BATCH, ENCODER_SEQUENCE, SEQUENCE, PAST)
     checked = {case: dict(zip(axes, one, strict=True)) for case, one in sizes.items()}
     name = type(model).__name__
     return {
-        ENCODER: Call(f"{name}_encoder", encoder, found, (HIDDEN, *seen), traced, checked, lacking, remedy),
+        ENCODER: Call(f"{name}_encoder", encoder, found, (HIDDEN, *seen), traced, checked, loaded.lacking, remedy,
+                      torch_encoder),
         DECODER: Call(f"{name}_decoder", decoder, {**ids, **mask, **past, **cross}, (LOGITS, *made),
-                      {**traced, SEQUENCE: 3, PAST: 5}, checked, lacking, remedy),
+                      {**traced, SEQUENCE: 3, PAST: 5}, checked, loaded.lacking, remedy, torch_decoder),
     }  # fmt: skip
 
 
@@ -162,17 +168,19 @@ def _renamed(one: Input) -> Input:
     return Input(tuple(ENCODER_SEQUENCE if size == SEQUENCE else size for size in one.shape), one.fill)
 
 
-def _cases(folder: Path, model: PreTrainedModel, pair: Mapping[str, Call], options: Export) -> Iterator[Case]:
+def _cases(folder: Path, pair: Mapping[str, Call], options: Export) -> Iterator[Case]:
     """Both graphs together, step by step, against torch reading the whole of both sides at once without a cache."""
     yield from pair[DECODER].cases()
-    session = open_session(exporters.runnable(folder / ENCODER, options), "exact")
+    call = pair[ENCODER]
+    model: Any = getattr(call.torch_side, WRAPPED)
+    session = open_session(exporters.runnable(folder / ENCODER, options), "exact", lean=True)
     names = [one.name for one in session.get_outputs()]
-    for case, sizes in pair[ENCODER].checked.items():
-        seen = pair[ENCODER].sample(sizes)
+    for case, sizes in call.checked.items():
+        feeds = {name: array(tensor) for name, tensor in call.sample(sizes).items()}
+        seen = {name: call.as_torch(one) for name, one in feeds.items()}
         ids = inputs.tokens(int(model.config.get_text_config().vocab_size))((sizes[BATCH], PROMPT + STEPS))
         with torch.no_grad(), quiet():
             expected = model(**seen, decoder_input_ids=ids, use_cache=False).logits.float().numpy()
-        feeds = {name: array(tensor) for name, tensor in seen.items()}
         states = dict(zip(names, session.run(names, feeds), strict=True))
         answer = functools.partial(_steps, pair[DECODER], ids.numpy(), states, feeds.get(MASK))
         yield Case(f"{case}, {STEPS} steps", answer, {LOGITS: expected})

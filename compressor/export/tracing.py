@@ -66,6 +66,7 @@ class Call:
     checked: Mapping[str, Mapping[str, int]]  # case -> sizes at which torch and the graph are compared
     lacking: frozenset[str] = frozenset()  # weights that hold random numbers and must reach no output
     remedy: str = "take another checkpoint"  # where they do
+    answering: nn.Module | None = None  # computes in float32 what torch says, where the module has no values
 
     def sample(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         """Inputs of these sizes, the same for each call."""
@@ -75,8 +76,12 @@ class Call:
     def answer(self, feeds: Feeds) -> dict[str, NDArray[np.generic]]:
         """What torch says to the graph's inputs, by output."""
         with torch.no_grad(), quiet():
-            results = self.module(*(self._as_the_module(array) for array in feeds.values()))
+            results = self.torch_side(*(self.as_torch(array) for array in feeds.values()))
         return {name: array(tensor) for name, tensor in zip(self.outputs, results, strict=True)}
+
+    @property
+    def torch_side(self) -> nn.Module:
+        return self.module if self.answering is None else self.answering
 
     def cases(self) -> Iterator[Case]:
         """torch and the graph on equal inputs, at the sizes to check."""
@@ -84,10 +89,12 @@ class Call:
             feeds = {one: array(tensor) for one, tensor in self.sample(sizes).items()}
             yield same_call(name, feeds, self.answer)
 
-    def _as_the_module(self, given: NDArray[np.generic]) -> Tensor:
+    def as_torch(self, given: NDArray[np.generic]) -> Tensor:
+        """An input in the type that torch's side computes in."""
         tensor = torch.from_numpy(given)
         own = next((one.dtype for one in self.module.parameters() if one.is_floating_point()), tensor.dtype)
-        return tensor.to(own) if tensor.is_floating_point() else tensor
+        wanted = own if self.answering is None else torch.float32
+        return tensor.to(wanted) if tensor.is_floating_point() else tensor
 
 
 def array(tensor: Tensor) -> NDArray[np.generic]:

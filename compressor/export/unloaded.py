@@ -1,4 +1,4 @@
-"""A decoder that is known by its configuration alone: built, and no weight of it ever touched.
+"""A model that is known by its configuration alone: built, and no weight of it ever touched.
 
 Its parameters are allocated and not written, so that the machine gives them no memory; its buffers are computed, as
 transformers does when it builds a model. What the parameters are is said by `origins`, to be read when it is needed.
@@ -37,7 +37,7 @@ class Unloaded:
     def build(self, config: PretrainedConfig) -> PreTrainedModel:
         """Another such model of the same family, tied as this one is."""
         made = build(config, self.attention, self.model.dtype)
-        _untie(made, self.origins)
+        untie(made, self.origins)
         return made
 
 
@@ -60,7 +60,7 @@ def load(folder: Path, attention: str, dtype: torch.dtype) -> Unloaded:
                 *unused[:NAMED],
                 *([f"{len(unused)} in all"] if len(unused) > NAMED else []),
             ]
-    _untie(model, origins)
+    untie(model, origins)
     return Unloaded(folder, model, attention, origins, facts)
 
 
@@ -84,13 +84,16 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def build(config: PretrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:
+def build(
+    config: PretrainedConfig, attention: str, dtype: torch.dtype, auto: str = "AutoModelForCausalLM"
+) -> PreTrainedModel:
     """The model of a configuration in evaluation mode; its parameters are memory that nobody touched."""
-    from transformers import AutoModelForCausalLM, initialization
+    import transformers
+    from transformers import initialization
 
     try:
         with quiet(), initialization.no_init_weights():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model: PreTrainedModel = getattr(transformers, auto).from_config(
                 config, attn_implementation=attention, dtype=dtype
             )
     except (MemoryError, RuntimeError) as error:
@@ -101,7 +104,17 @@ def build(config: PretrainedConfig, attention: str, dtype: torch.dtype) -> PreTr
         raise RequestError(f"transformers cannot build a {config.model_type}: {line(error)}") from error
     experts.make_dense(model)
     model.tie_weights()
+    _keep_wide(model, dtype)
     return model.eval()
+
+
+def _keep_wide(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """The few parameters that transformers keeps in float32 when it loads a model in a half type."""
+    kept = set(model._keep_in_fp32_modules_strict or ()) if dtype != torch.float32 else set()
+    kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    for name, parameter in model.named_parameters():
+        if kept & set(name.split(".")):
+            parameter.data = torch.empty_like(parameter, dtype=torch.float32)
 
 
 def load_whole(folder: Path, attention: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -127,7 +140,7 @@ def _no_decoder(folder: Path, error: Exception) -> RequestError:
     return RequestError(f"{folder}: transformers cannot load it as a decoder: {line(error)}")
 
 
-def _untie(model: PreTrainedModel, origins: weights.Origins) -> None:
+def untie(model: PreTrainedModel, origins: weights.Origins) -> None:
     """Parameters that the configuration ties and the checkpoint has twice, unlike each other, are two."""
     for target, source in list(model.all_tied_weights_keys.items()):
         pair = [origins.get(target), origins.get(source)]
