@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compressor.paged_decoder import PAGED_CONFIG, PAGED_MODEL
 from tests.conftest import Outcome
 from tests.serve.conftest import Subject
 
@@ -69,6 +71,19 @@ def test_a_wrong_prompt_is_named_before_anything_is_computed(
     ended = compress("generate", tiny(4).folder, "--prompts", prompts, "--backend", "reference")
     assert (ended.code, why in ended.err) == (2, True)
     assert not prompts.with_suffix(".out.jsonl").exists()
+
+
+def test_without_a_twin_static_batches_are_what_is_left(
+    compress: Callable[..., Outcome], tiny: Callable[[int | None], Subject], prompts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "unpaged"
+    shutil.copytree(tiny(4).folder, folder, ignore=shutil.ignore_patterns(PAGED_MODEL, PAGED_CONFIG))
+    place = tmp_path / "out.jsonl"
+    call = ("generate", folder, "--prompts", prompts, "-o", place, "--batching")
+    assert compress(*call, "static").code == 0
+    assert len(answers(place)) == len(LINES)
+    ended = compress(*call, "continuous")
+    assert (ended.code, "package.paged" in ended.err) == (2, True)
 
 
 def test_a_folder_without_a_twin_says_what_to_do(
