@@ -67,6 +67,9 @@ PASSES = {
     "reshape-merging": GraphPass(
         "passes.reshape_merging:ReshapeMerging", ANYWHERE, "one change of shape instead of several"
     ),
+    "concat-merging": GraphPass(
+        "passes.concat_merging:ConcatMerging", ANYWHERE, "every piece is copied once instead of twice"
+    ),
     "slice-splitting": GraphPass(
         "passes.slice_splitting:SliceSplitting", ANYWHERE, "one walk over the value instead of one for each piece"
     ),

@@ -88,6 +88,10 @@ def gathered(perm: str, axis: int, index: np.ndarray, outputs: str = "float[A,B]
     return build(text, at=index)
 
 
+def concats(second: str = "Concat<axis = 1>(a, x)", outputs: str = "float[A,B] y") -> ir.Model:
+    return build(f"(float[N,3] x, float[N,3] z) => ({outputs}) {{ a = Concat<axis = -1>(x, z)  y = {second} }}")
+
+
 def constants_in_bodies() -> ir.Model:
     """The Loop goes on for good, and each branch gives a number of its own."""
     return build(
@@ -164,6 +168,8 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "gathered_middle": partial(gathered, "0,2,1", 2, np.array(-1)),
     "gathered_out_of_order": partial(gathered, "2,1,0", 0, np.array(1)),
     "gathered_row": partial(gathered, "2,0,1", 0, np.array([1]), "float[A,B,C] y"),
+    "concats_in_a_row": concats,
+    "concats_read_twice": partial(concats, outputs="float[A,B] y, float[C,D] a"),
     "constants_in_bodies": constants_in_bodies,
     "weights_written_short": weights_written_short,
 }  # fmt: skip
