@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant
+from passes.dead_node_elimination import DeadNodeElimination
 from passes.local import LocalPass, Refused, Scope
 from passes.symbols import CONTENTS, GIVEN, LARGEST_SIZE, ONE, Size, Sizes, known, product
 
@@ -29,6 +30,13 @@ class ShapeArithmetic(LocalPass):
     """
 
     operators: ClassVar[frozenset[str]] = frozenset({*CONTENTS, "Expand"})
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """What only computed the sizes goes at once: it is often half of the graph, and later passes walk over it."""
+        result = super().call(model)
+        if result.modified:
+            DeadNodeElimination()(model)
+        return result
 
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
         return _is_number(node, scope) or (node.op_type in READERS and READERS[node.op_type](node, scope))
