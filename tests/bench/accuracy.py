@@ -68,6 +68,10 @@ METHODS = {
     "rtn weighted": Method({"rtn": {"scale_search": "weighted"}}, "rtn"),
     "awq, rtn searched": Method({"awq": {}, "rtn": {"scale_search": True}}, "rtn"),
     "awq, gptq": Method({"awq": {}, "gptq": {}}, "gptq"),
+    "rotations, rtn searched": Method(
+        {"rotations": {"untie": True}, "rtn": {"scale_search": True}}, "rtn", drawn=False
+    ),
+    "rotations, gptq": Method({"rotations": {"untie": True}, "gptq": {}}, "gptq"),
     "gptq": Method({"gptq": {}}, "gptq"),
     "gptq zero_point": Method({"gptq": {"scheme": "zero_point"}}, "gptq"),
     "nf4": Method({"nf4": {}}, "", (4,), (64,), drawn=False),
