@@ -71,7 +71,7 @@ def verdict(key: Setting, found: Mapping[Setting, Sequence[Row]]) -> list[str] |
     if not differences:
         return None
     mean, spread = statistics.fmean(differences), error(differences) if len(differences) > 1 else 0.0
-    cells = [model, bits, group, peer, len(differences), f"{mean:+.4f}", f"{spread:.4f}"]
+    cells = [model, bits, group, peer, len(differences), f"{mean:+.4f}", f"{spread:.4f}" if spread else ""]
     return [*cells, "yes" if mean <= 2 * spread else "NO"]
 
 
