@@ -40,6 +40,7 @@ class Probe:
     calls: tuple[Feeds, ...] = field(repr=False)
     decoder: Decoder | None = None
     known: tuple[ir.Model, Outputs] | None = field(default=None, repr=False)  # answers that were seen already
+    one_size: bool = False  # of a graph with free axes that runs at no second size of ours
 
     def __call__(self, model: ir.Model) -> Outputs:
         """Outputs by name and call; of a decoder, what it promises."""
@@ -65,10 +66,11 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
         return None
     found = [first]
     others = (made_up(model, sizes, seed + 1) | _other_defaults(model) for sizes in OTHER_AXES)
-    if _has_choices(model) and (second := _first_to_run(session, (one for one in others if _differs(one, first[0])))):
+    free = _has_choices(model)
+    if free and (second := _first_to_run(session, (one for one in others if _differs(one, first[0])))):
         found.append(second)
     answers = {f"{name} of call {at}": one for at, (_, call) in enumerate(found) for name, one in call.items()}
-    return Probe(tuple(feeds for feeds, _ in found), known=(model, answers))
+    return Probe(tuple(feeds for feeds, _ in found), known=(model, answers), one_size=free and len(found) == 1)
 
 
 def _first_to_run(session: ort.InferenceSession, candidates: Iterable[Feeds]) -> tuple[Feeds, Outputs] | None:
@@ -104,15 +106,29 @@ def _differs(feeds: Feeds, first: Feeds) -> bool:
 
 
 def made_up(model: ir.Model, sizes: tuple[int, int], seed: int) -> Feeds:
-    """Values for every input that needs one; `sizes`: of a free axis that is the first of its shape, and of others."""
+    """Values for every input that needs one; `sizes`: of a free axis that is the first of its shape, and of others.
+
+    Axes of one name have one size, that of the first place where the name stands.
+    """
     rng = np.random.default_rng(seed)
     given = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    return {str(value.name): _fill(value, sizes, rng) for value in given}
+    named: dict[str, int] = {}
+    return {str(value.name): _fill(value, _shape(value, sizes, named), rng) for value in given}
 
 
-def _fill(value: ir.Value, sizes: tuple[int, int], rng: np.random.Generator) -> NDArray[np.generic]:
-    stated = enumerate(value.shape or ())
-    shape = [size if isinstance(size, int) and size >= 0 else sizes[bool(place)] for place, size in stated]
+def _shape(value: ir.Value, sizes: tuple[int, int], named: dict[str, int]) -> list[int]:
+    shape = []
+    for place, size in enumerate(value.shape or ()):
+        if isinstance(size, int) and size >= 0:
+            shape.append(size)
+        else:
+            name = str(size.value or "") if isinstance(size, ir.SymbolicDim) else ""
+            free = sizes[bool(place)]
+            shape.append(named.setdefault(name, free) if name else free)
+    return shape
+
+
+def _fill(value: ir.Value, shape: list[int], rng: np.random.Generator) -> NDArray[np.generic]:
     dtype = value.dtype.numpy() if value.dtype else np.dtype(np.float32)
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(shape).astype(dtype)
