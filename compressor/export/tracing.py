@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from compressor.decoder import Feeds
 from compressor.errors import MachineError, RequestError
-from compressor.export import provenance
+from compressor.export import promotion, provenance
 from compressor.export.proof import Case, same_call
 
 T = TypeVar("T")
@@ -120,6 +120,7 @@ def trace(call: Call, opset: int) -> ir.Model:
 
 def translate(program: torch.export.ExportedProgram, call: Call, opset: int) -> ir.Model:
     """A traced program in ONNX, its inputs, outputs, axes and weights named."""
+    promotion.subtract_from_numbers(program)
     with _told(call.name), torch.no_grad(), quiet():
         onnx_program = torch.onnx.export(program, opset_version=opset, optimize=False, verbose=False)
     assert onnx_program is not None  # None only when a path is given
