@@ -20,8 +20,6 @@ from compressor.progress import Track, identity
 from compressor.session import load_model, save_model
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from passes import PassOutcome
 
 
@@ -73,28 +71,29 @@ def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = id
         draft.facts |= {"models": [view.carries_as for view in exported.views], "nodes": 0, "fallbacks": []}
         draft.measured["passes"] = []
         for view in exported.views:
-            _optimize_one(view.model, view.carries_as, wanted, draft, track)
+            _optimize_one(view, wanted, draft, track)
         sources.carry(exported.directory, draft.folder)
     return artifact.open_artifact(shelf.place("optimize", known_as))
 
 
-def _optimize_one(path: Path, name: str, wanted: Wanted, draft: Draft, track: Track) -> None:
+def _optimize_one(view: Artifact, wanted: Wanted, draft: Draft, track: Track) -> None:
     import passes
 
-    model = load_model(path)
+    model = load_model(view.model)
     chosen = [catalog.resolve(catalog.PASSES[one].where)() for one in wanted.passes]
     inputs = probe.find(model)
     model, outcomes = passes.run_passes(model, chosen, inputs, track)
     if wanted.inner_dtype:
         model, halved = _halve(model, wanted.inner_dtype, wanted.target, inputs)
         outcomes += halved
-    save_model(model, draft.folder / name)
+    save_model(model, draft.folder / view.carries_as)
     draft.facts["nodes"] += count_nodes(model)
     draft.facts["fallbacks"] += [
         *_weakly_compared(inputs),
         *(_rolled_back(one) for one in outcomes if one.rolled_back),
     ]
-    draft.measured["passes"] += [_row(dataclasses.asdict(one)) for one in outcomes]
+    graph = {"graph": view.part} if view.part else {}
+    draft.measured["passes"] += [graph | _row(dataclasses.asdict(one)) for one in outcomes]
 
 
 def _halve(

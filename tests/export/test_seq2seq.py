@@ -137,7 +137,8 @@ def test_a_run_quantizes_and_measures_every_graph(pair: Pair, tmp_path: Path) ->
     assert report.verdict(strict=True) == "passed"
     assert {f"{graph}: size" for graph in ("encoder_model", "decoder_model")} <= names
     assert [one["graph"] for one in report.placement] == [path.name for path in made.models]
-    assert {row["graph"] for row in report.layers} == {"encoder_model", "decoder_model"}
+    for rows in (report.layers, report.passes):
+        assert {row["graph"] for row in rows} == {"encoder_model", "decoder_model"}
     for path in made.models:
         assert any(node.op_type == "MatMulNBits" for node in load_model(path).graph)
 
