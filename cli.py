@@ -636,9 +636,9 @@ def _show_artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = 
     print(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
 
 
-BRIEF = ("graph", "case", "output", "difference", "largest_expected", "layer", "name", "nodes_before", "nodes_after", "seconds",
-         "worst_difference", "bits_per_weight", "error", "rounding_error", "weight_error", "rolled_back", "fallback",
-         "flags")  # fmt: skip
+BRIEF = ("graph", "case", "output", "difference", "largest_expected", "layer", "name", "nodes_before", "nodes_after",
+         "seconds", "worst_difference", "bits_per_weight", "error", "rounding_error", "weight_error", "rolled_back",
+         "fallback", "flags")  # fmt: skip
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:
