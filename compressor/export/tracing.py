@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from compressor.decoder import Feeds
 from compressor.errors import MachineError, RequestError
-from compressor.export import promotion, provenance
+from compressor.export import overflow, promotion, provenance
 from compressor.export.proof import Case, same_call
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ def trace(call: Call, opset: int) -> ir.Model:
         raise RequestError("the model is in training mode; call model.eval() before exporting it")
     free = tuple(dict.fromkeys(one.free, torch.export.Dim.DYNAMIC) for one in call.inputs.values())
     sample = tuple(call.sample(call.traced).values())
-    with _told(call.name), torch.no_grad(), quiet():
+    with _told(call.name), torch.no_grad(), quiet(), overflow.Overflowing():
         # forward takes *tensors: one argument, a tuple of as many shapes
         program = torch.export.export(call.module, sample, dynamic_shapes=(free,), strict=False)
     return translate(program, call, opset)

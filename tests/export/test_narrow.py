@@ -46,6 +46,22 @@ def test_every_node_rounds_what_float32_gives(dtype: ir.DataType) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+def test_a_type_that_is_not_stated_is_found(dtype: ir.DataType) -> None:
+    """GatherND says no type, the Transpose behind it does: the two have to agree."""
+    table = ir.tensor(np.arange(6).reshape(3, 2).astype(dtype.numpy()), dtype=dtype)
+    weight = ir.Value(name="table", const_value=table, type=ir.TensorType(dtype), shape=ir.Shape([3, 2]))
+    rows = ir.Value(name="rows", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([2, 1]))
+    picked = ir.node("GatherND", [weight, rows], name="picked")
+    turned = ir.node("Transpose", [picked.outputs[0]], {"perm": [1, 0]}, name="turned")
+    y = turned.outputs[0]
+    y.name, y.type, y.shape = "y", ir.TensorType(dtype), ir.Shape([2, 2])
+    made = ir.Graph([rows], [y], nodes=[picked, turned], initializers=[weight], opset_imports={"": 21}, name="half")
+    session = open_session(narrow.runnable(ir.Model(made, ir_version=10), dtype), "exact")
+    found = session.run(None, {"rows": np.array([[2], [0]])})[0]
+    assert found.astype(np.float32).tolist() == [[4, 0], [5, 1]]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_a_table_that_is_only_looked_up_is_not_widened(dtype: ir.DataType) -> None:
     made = narrow.runnable(graph(dtype), dtype)
     gather = next(node for node in made.graph if node.op_type == "Gather")
