@@ -10,7 +10,8 @@ float32 before the first layer runs.
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+
+from compressor import value_types
 
 WIDE, BRAIN = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 MADE = {"Cast": "to", "Constant": "value", "ConstantOfShape": "value"}  # operator -> the attribute that tells its type
@@ -49,8 +50,7 @@ def _gives(node: ir.Node) -> ir.DataType | None:
 
 def runnable(model: ir.Model, narrow: ir.DataType) -> ir.Model:
     """A graph of a half type as the CPU runs it and numpy feeds it: bfloat16, which it has not, is float32 outside."""
-    if any(value.dtype is None for node in model.graph for value in node.outputs):
-        ShapeInferencePass()(model)  # a type that is stated behind one that is not would be taken for a claim
+    value_types.state(model)  # a type that is said behind one that is not would be taken at its word
     compute_wide(model, narrow)
     return _wide_outside(model) if narrow == BRAIN else model
 

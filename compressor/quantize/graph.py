@@ -22,9 +22,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from onnx_ir.passes.common import ShapeInferencePass
 from torch import Tensor
 
+from compressor import value_types
 from compressor.decoder import IDS, MASK, Feeds
 from compressor.quantize.convolution import Window, pixels_first
 from compressor.session import open_session
@@ -35,7 +35,6 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantiz
 REMADE_BELOW_BYTES = 1 << 16
 # Up to here attention is faster with its scores stored than in tiles (10 ms for 24, 8 heads of 64, two cores).
 PLAIN_ATTENTION_TOKENS = 1024
-SEQUENCES = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"})
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def find_linears(
 
 def segments(model: ir.Model, linears: Sequence[Linear]) -> list[Segment]:
     """Cut the graph at every input that linears read, in the order of the graph; windows are inputs of their own."""
-    _state_types(model)
+    value_types.state(model)  # a segment's inputs need theirs
     groups: dict[tuple[ir.Value, Window | None], list[Linear]] = {}
     for linear in linears:
         groups.setdefault((linear.x, linear.window), []).append(linear)
@@ -318,15 +317,6 @@ class _Plan:
             if value.shape is not None:  # a traced symbol need not hold for what flows here
                 value.shape = ir.Shape([size if isinstance(size, int) else None for size in value.shape])
         return ir.Model(graph, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))
-
-
-def _state_types(model: ir.Model) -> None:
-    """A segment's inputs need their types stated."""
-    if any(value.dtype is None for node in model.graph for value in node.outputs):
-        ShapeInferencePass()(model)
-    for node in model.graph:
-        if node.op_type in SEQUENCES:  # onnx_ir 1.1 calls them tensors; unstated, ONNX Runtime infers what they are
-            node.outputs[0].type = node.outputs[0].shape = None
 
 
 def as_linear(node: ir.Node) -> Linear | None:
