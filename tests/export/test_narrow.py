@@ -62,6 +62,25 @@ def test_a_type_that_is_not_stated_is_found(dtype: ir.DataType) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+def test_what_goes_through_a_sequence_keeps_its_type(dtype: ir.DataType) -> None:
+    """How torch.onnx writes chunk(2): a sequence, and its entries by number."""
+    x = ir.Value(name="x", type=ir.TensorType(dtype), shape=ir.Shape([2, 4]))
+    number = ir.Value(name="one", const_value=ir.tensor(np.array(1)), type=ir.TensorType(ir.DataType.INT64))
+    size = ir.Value(name="size", const_value=ir.tensor(np.array(2)), type=ir.TensorType(ir.DataType.INT64))
+    parts = ir.node("SplitToSequence", [x, size], {"axis": 1}, name="parts")
+    part = ir.node("SequenceAt", [parts.outputs[0], number], name="part")
+    total = ir.node("Add", [part.outputs[0], part.outputs[0]], name="total")
+    y = total.outputs[0]
+    y.name, y.type, y.shape = "y", ir.TensorType(dtype), ir.Shape([2, 2])
+    nodes = [parts, part, total]
+    made = ir.Graph([x], [y], nodes=nodes, initializers=[number, size], opset_imports={"": 21}, name="half")
+    session = open_session(narrow.runnable(ir.Model(made, ir_version=10), dtype), "exact")
+    fed = np.float32 if dtype == ir.DataType.BFLOAT16 else np.float16
+    found = session.run(None, {"x": np.arange(8).reshape(2, 4).astype(fed)})[0]
+    assert found.astype(np.float32).tolist() == [[4, 6], [12, 14]]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_a_table_that_is_only_looked_up_is_not_widened(dtype: ir.DataType) -> None:
     made = narrow.runnable(graph(dtype), dtype)
     gather = next(node for node in made.graph if node.op_type == "Gather")
