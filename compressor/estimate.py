@@ -26,7 +26,7 @@ from compressor.sources import Source
 FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})  # as safetensors names them
 LIBRARIES_BYTES = 350_000_000  # torch, transformers, onnxruntime and the interpreter after a trace, measured
-HELD_BELOW_BYTES = 1 << 30  # in float32: what torch's side of the proof holds (export/reference.py)
+HELD_BELOW_BYTES = 1 << 30  # in float32: what torch's side of the proof holds; above, it maps (export/reference.py)
 WORKED_ON_BYTES = 8  # of each parameter of the largest tensor: a copy in float32, and one that is turned
 GRAPH_BYTES = 300_000  # nodes and names of a small decoder
 ACTIVATION_COPIES = 6  # of [tokens, hidden] float32: residual, input, and the widest MLP value

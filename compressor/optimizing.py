@@ -101,11 +101,11 @@ def _halve(
 ) -> tuple[ir.Model, tuple[PassOutcome, ...]]:
     """Proven like the passes, within what the type can tell.
 
-    In an emulation: the CPU has no kernels in these types, and what ONNX Runtime does instead rounds less.
+    In float32 and rounded: the CPU has no kernels in these types, and what ONNX Runtime does instead rounds less.
     """
     import passes
+    from compressor import narrow
     from compressor.providers import half
-    from passes.emulation import emulated
     from passes.half_precision import HalfPrecision
 
     to = half.TYPES[dtype]
@@ -113,7 +113,7 @@ def _halve(
 
     def rounded(candidate: ir.Model) -> Mapping[str, Any]:
         assert inputs is not None  # asked below
-        return inputs(emulated(candidate, to))
+        return inputs(narrow.runnable(candidate.clone(), to))
 
     return passes.run_passes(model, [halving], rounded if inputs else None, rounds=1, coarsest=to)
 

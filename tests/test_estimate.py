@@ -12,7 +12,6 @@ import pytest
 from compressor import estimate, pipeline, recipe, sources
 from compressor.artifact import Shelf
 from compressor.errors import MachineError
-from compressor.export import reference
 from tests import decoders
 from tests.bench import export_memory
 
@@ -27,10 +26,6 @@ def test_a_model_that_is_mapped_costs_no_memory_by_its_size() -> None:
     small, large = (estimate._export_peak(weights(n), 2 * n) for n in (10**9, 10**11))
     assert small == large
     assert estimate._export_peak(weights(10**11, held=True), 2 * 10**11) == large + 2 * 10**11
-
-
-def test_what_is_held_is_what_the_export_holds() -> None:
-    assert estimate.HELD_BELOW_BYTES == reference.HELD_BELOW_BYTES
 
 
 @pytest.mark.slow

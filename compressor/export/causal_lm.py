@@ -21,13 +21,13 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from compressor import narrow
 from compressor.decoder import IDS, LOGITS, MASK, POSITIONS, Decoder, Feeds, positions
 from compressor.export import (
     canonical,
     decoder_cases,
     exporters,
     layers,
-    narrow,
     proof,
     reference,
     replication,

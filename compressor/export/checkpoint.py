@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 
+from compressor import estimate
 from compressor.errors import RequestError
 from compressor.export import reference, tracing, unloaded, weights
 from compressor.export.shards import Shards
@@ -97,10 +98,10 @@ def _computed(exact: PreTrainedModel, loaded: PreTrainedModel, shards: Shards) -
 def _storage(folder: Path, wanted: torch.dtype) -> tuple[torch.dtype, str]:
     """The type to load a checkpoint in, so that no memory grows with it; where that cannot be, why."""
     if not any(folder.glob(SAFE)):
-        large = sum(path.stat().st_size for path in folder.glob(PICKLED)) > reference.HELD_BELOW_BYTES
+        large = sum(path.stat().st_size for path in folder.glob(PICKLED)) > estimate.HELD_BELOW_BYTES
         return wanted, "its weights are pickled" if large else ""
     stored = Shards.of(folder).stored_dtypes
-    if 4 * sum(nbytes // one.itemsize for one, nbytes in stored.items()) < reference.HELD_BELOW_BYTES:
+    if 4 * sum(nbytes // one.itemsize for one, nbytes in stored.items()) < estimate.HELD_BELOW_BYTES:
         return wanted, ""
     if len(stored) > 1:
         return wanted, "its weights are of several types"

@@ -15,10 +15,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from compressor import catalog, sources
+from compressor import catalog, narrow, sources
 from compressor.artifact import MODEL
 from compressor.errors import RequestError
-from compressor.export import narrow, proof, tasks
+from compressor.export import proof, tasks
 from compressor.export.tracing import WRAPPED, Call, trace
 from compressor.recipe import Export
 from compressor.session import load_model

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from compressor import estimate
 from compressor.export import unloaded
 from compressor.export.shards import Shards
 from compressor.export.unloaded import Unloaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-HELD_BELOW_BYTES = 1 << 30  # in float32; above, memory would grow with the model
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Plan:
     def of(cls, origin: Unloaded) -> Plan:
         stored = Shards.of(origin.folder).stored_dtypes
         parameters = sum(nbytes // dtype.itemsize for dtype, nbytes in stored.items())
-        if 4 * parameters < HELD_BELOW_BYTES or not stored:
+        if 4 * parameters < estimate.HELD_BELOW_BYTES or not stored:
             return cls(torch.float32, parameters, is_mapped=False)
         widest = max(stored, key=lambda dtype: dtype.itemsize)
         converted = any(len(one.names) > 1 for one in origin.origins.values())

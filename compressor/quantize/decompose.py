@@ -15,8 +15,9 @@ from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import store
 from compressor.quantize.graph import Flow, Linear, segments
-from compressor.quantize.llm_int8 import ColumnMaximum, LlmInt8
+from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.qtensor import QTensor
+from compressor.quantize.statistics import ColumnMaximum
 
 # Tokens and output columns that a layer's two errors are measured on: they are sums over both, and this many tell
 # them apart at a fraction of the cost of the products.

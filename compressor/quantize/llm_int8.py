@@ -59,14 +59,3 @@ class LlmInt8:
         integers = tensor.q.double() - tensor.zero.double()
         integer = codes @ integers * scale.double() * tensor.scale.double()
         return integer + x[:, columns].double() @ given[columns]
-
-
-class ColumnMaximum:
-    """Largest absolute value of each column of a linear's input, over all tokens."""
-
-    def __init__(self, width: int, device: torch.device | None = None) -> None:
-        self.value = torch.zeros(width, device=device)
-
-    def add(self, x: Tensor) -> None:
-        """Add a batch, [tokens, in]."""
-        self.value = torch.maximum(self.value, x.float().abs().amax(0))

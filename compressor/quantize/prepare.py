@@ -14,10 +14,9 @@ from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import awq, smoothquant
 from compressor.quantize.graph import Flow, Linear, Segment, segments
-from compressor.quantize.llm_int8 import ColumnMaximum
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.scaling import Pair, find_pairs
-from compressor.quantize.statistics import SecondMoment
+from compressor.quantize.statistics import ColumnMaximum, SecondMoment
 
 SAMPLE_TOKENS = 1024  # that SmoothQuant's error is measured on
 _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What calibration data leaves behind: the second moment of a linear's input.
+"""What calibration data leaves behind: of a linear's input the second moment, and each column's maximum.
 
     moment  =  sum over tokens of x x^T          float32 [in, in]
 
@@ -16,6 +16,17 @@ ERROR_COLUMNS = 128
 # Columns of one product. The moment is symmetric: each panel multiplies only itself and what lies right of it, which
 # for 2048 columns is 56 % of the full product; narrower panels save little more and run slower.
 PANEL = 256
+
+
+class ColumnMaximum:
+    """Largest absolute value of each column of a linear's input, over all tokens."""
+
+    def __init__(self, width: int, device: torch.device | None = None) -> None:
+        self.value = torch.zeros(width, device=device)
+
+    def add(self, x: Tensor) -> None:
+        """Add a batch, [tokens, in]."""
+        self.value = torch.maximum(self.value, x.float().abs().amax(0))
 
 
 class SecondMoment:

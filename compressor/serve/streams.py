@@ -45,16 +45,6 @@ class Load:
     each_token_p95_ms: float
 
 
-@dataclass(frozen=True)
-class Asking:
-    """So many streams, and what each asks for how often."""
-
-    streams: int
-    prompt_tokens: int
-    new_tokens: int
-    answers: int
-
-
 @dataclass
 class Asked:
     """One answer while it comes: when it was asked for, and when its tokens came."""
@@ -79,7 +69,7 @@ def measure(sides: dict[str, Served], wanted: Streams, track: Track = identity) 
         for name, served in sides.items():
             room = 2 * count * (length + wanted.new_tokens)  # half of it for blocks that are filled in part
             backend = served.backend(wanted.backend, served.limits(count, room, wanted.threads))()
-            asked = _drive(backend, Asking(count, length, wanted.new_tokens, wanted.answers))
+            asked = _drive(backend, count, length, wanted)
             found.append(_load(name, length, count, asked))
     return found
 
@@ -129,16 +119,16 @@ def _load(side: str, length: int, count: int, asked: Sequence[Asked]) -> Load:
     )
 
 
-def _drive(backend: Backend, wanted: Asking) -> list[Asked]:
+def _drive(backend: Backend, count: int, length: int, wanted: Streams) -> list[Asked]:
     """Every stream asks again as soon as its answer has ended; the answers that count, once they have a token."""
     rng, under_way, counted = np.random.default_rng(0), dict[int, Asked](), list[Asked]()
-    left = wanted.streams * wanted.answers
+    left = count * wanted.answers
 
     def ask() -> None:
         nonlocal left
-        prompt = tuple(rng.integers(0, backend.vocab, wanted.prompt_tokens).tolist())
+        prompt = tuple(rng.integers(0, backend.vocab, length).tolist())
         number = backend.submit(Request(prompt, wanted.new_tokens))
-        under_way[number] = Asked(time.perf_counter(), counted=left <= wanted.streams * (wanted.answers - 1))
+        under_way[number] = Asked(time.perf_counter(), counted=left <= count * (wanted.answers - 1))
         left -= 1
 
     def hear(event: Event) -> None:
@@ -150,7 +140,7 @@ def _drive(backend: Backend, wanted: Asking) -> list[Asked]:
         if event.finish and left:
             ask()
 
-    for _ in range(wanted.streams):
+    for _ in range(count):
         ask()
     while backend.busy:
         for event in backend.step():

@@ -146,6 +146,7 @@ def _summary(rows: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
         "nodes": sum(right[file]["nodes"] for file in met),
         "nodes_of_the_best_right_rival": sum(fewest.values()),
         "more_nodes_than_a_right_rival": [file for file in met if file not in as_few],
+        "right_and_not_raced": [file for file in right if right[file].get("latency_ms") is None],
         "latency_over_rival": {other: _latency_ratio(rows, name, other) for other in TOOLS if other != name},
         "seconds": round(sum(row["seconds"] for row in mine.values()), 2),
         "cpu_seconds": round(sum(row["cpu_seconds"] for row in mine.values()), 2),

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from compressor import estimate
 from compressor.decoder import LOGITS, MASK
 from compressor.errors import LimitMissedError, RequestError
 from compressor.export import causal_lm, proof, provenance, reference
@@ -74,7 +75,7 @@ def test_a_graph_that_ignores_its_mask_fails_where_rows_are_padded(
 
 def test_a_large_checkpoint_is_mapped_and_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As 14 GB of bfloat16 would be: the reference holds none of it, and loses none of its digits."""
-    monkeypatch.setattr(reference, "HELD_BELOW_BYTES", 0)
+    monkeypatch.setattr(estimate, "HELD_BELOW_BYTES", 0)
     decoders.random_model("gpt2").bfloat16().save_pretrained(tmp_path)
     origin = causal_lm.load(tmp_path, 21)
     save_model(causal_lm.export(origin, 21), tmp_path / "model.onnx")

@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
-from compressor import pipeline, recipe, sources
+from compressor import estimate, pipeline, recipe, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.export import checkpoint, reference, tasks
+from compressor.export import checkpoint, tasks
 from compressor.session import load_model
 from tests import architectures
 
@@ -21,7 +21,7 @@ NAMES = {"bert": "float32", "t5": "float16", "regnet": "float32", "siglip": "bfl
 
 @pytest.fixture(autouse=True)
 def every_model_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "HELD_BELOW_BYTES", 0)
+    monkeypatch.setattr(estimate, "HELD_BELOW_BYTES", 0)
 
 
 def write(name: str, folder: Path) -> Path:

@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from compressor import narrow
 from passes import run_passes
-from passes.emulation import emulated
 from passes.half_precision import HalfPrecision
 from passes.import_normalization import ImportNormalization
 from tests import graphs, laws, transformer_graphs
@@ -133,7 +133,7 @@ def test_the_node_that_overflows_is_found() -> None:
     model = perceptron("a = Identity(h)", v=graphs.normal(8, 16) * 2e4, w=graphs.normal(16, 4) * 1e-4)
     ImportNormalization()(model)
     feeds = {"x": graphs.normal(2, 8) * 3}
-    probe = lambda candidate: laws.run(emulated(candidate, HALF), feeds)  # noqa: E731
+    probe = lambda candidate: laws.run(narrow.runnable(candidate.clone(), HALF), feeds)  # noqa: E731
     _, outcomes = run_passes(model, [HalfPrecision(HALF, lambda node: True)], probe, coarsest=HALF)
     assert outcomes[0].rolled_back is not None
     assert outcomes[0].guilty == "MatMul h"
@@ -150,6 +150,6 @@ def test_a_mask_of_the_lowest_float_makes_no_infinity(opset: int) -> None:
     assert Counter(operators(model))["Clip"] == 1
     feeds = {"x": graphs.normal(2, 4), "hidden": np.ones(4, np.float32)}
     found, expected = (
-        laws.run(one, feeds)["y"] for one in (emulated(model, HALF), graphs.build(text, opset, **weights))
+        laws.run(one, feeds)["y"] for one in (narrow.runnable(model, HALF), graphs.build(text, opset, **weights))
     )
     np.testing.assert_allclose(found, expected, atol=4 * np.finfo(np.float16).eps)  # four roundings of numbers near 1

@@ -15,7 +15,8 @@ from compressor.decoder import Feeds
 from compressor.progress import identity
 from compressor.quantize import decompose, store
 from compressor.quantize.graph import find_linears
-from compressor.quantize.llm_int8 import ColumnMaximum, LlmInt8
+from compressor.quantize.llm_int8 import LlmInt8
+from compressor.quantize.statistics import ColumnMaximum
 from tests import graphs
 from tests.oracles import python_of
 

@@ -6,8 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor.export import narrow
+from compressor import narrow
 from compressor.session import open_session
+from passes.half_precision import HalfPrecision
+from passes.import_normalization import ImportNormalization
+from tests import graphs, laws
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 ROWS, WIDTH = 5, 64
@@ -43,6 +46,20 @@ def test_every_node_rounds_what_float32_gives(dtype: ir.DataType) -> None:
     found = open_session(narrow.runnable(graph(dtype), dtype), "exact").run(None, {"rows": rows})[0]
     # A sum in another order may round the other way: one step of 8 bits of mantissa, on values of up to 2**7.
     np.testing.assert_allclose(found.astype(np.float32), expected, rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_graph_that_was_halved_rounds_every_value(dtype: ir.DataType) -> None:
+    """float32 outside, and nodes that have no names."""
+    model = graphs.build("(float[3,4] x) => (float[3,2] y) { h = MatMul(x, w)  y = Relu(h) }", w=graphs.normal(4, 2))
+    ImportNormalization()(model)
+    HalfPrecision(dtype, lambda node: True)(model)
+    for node in model.graph:
+        node.name = ""
+    feeds = laws.feeds_for(model)
+    found = laws.run(narrow.runnable(model, dtype), feeds)["y"]
+    x, w = (array.astype(dtype.numpy()).astype(np.float32) for array in (feeds["x"], graphs.normal(4, 2)))
+    np.testing.assert_array_equal(found, np.maximum((x @ w).astype(dtype.numpy()).astype(np.float32), 0))
 
 
 @pytest.mark.parametrize("dtype", HALVES)

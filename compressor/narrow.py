@@ -4,7 +4,7 @@
 
 A product of two bfloat16 has 16 bits, of two float16 22, and float32 holds 24, so the rounded result is the one that a
 kernel would give. ONNX Runtime puts such casts into a float16 graph itself, and then computes all of its weights in
-float32 before the first layer runs.
+float32 before the first layer runs. Sums are kept in float32 here too, as matrix units keep them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def compute_wide(model: ir.Model, narrow: ir.DataType = BRAIN) -> None:
     for node in list(model.graph):
         if node.op_type in KEPT and not node.domain and _gives(node) == narrow:
             node.outputs[0].dtype = narrow
-        if node.op_type in KEPT or node.domain:
+        if node.op_type in KEPT and not node.domain:
             continue
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype == narrow:
-                node.replace_input_with(index, _cast_before(node, value, WIDE, f"{node.name}_wide_{index}"))
+                node.replace_input_with(index, _cast_before(node, value, WIDE, f"{node.outputs[0].name}_wide_{index}"))
         for value in node.outputs:
             if value.dtype == narrow:
                 _round(model.graph, node, value)
@@ -61,7 +61,7 @@ def _wide_outside(model: ir.Model) -> ir.Model:
             value.dtype = WIDE
             readers = value.uses()
             for use in readers:
-                narrow = _cast_before(use.node, value, BRAIN, f"{value.name}_narrow_{use.node.name}")
+                narrow = _cast_before(use.node, value, BRAIN, f"{use.node.outputs[0].name}_narrow_{use.idx}")
                 use.node.replace_input_with(use.idx, narrow)
     for index, value in enumerate(model.graph.outputs):
         if value.dtype == BRAIN:
@@ -84,7 +84,7 @@ def _cast_before(node: ir.Node, value: ir.Value, dtype: ir.DataType, name: str) 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     """The node's output is float32 from here on; its readers see it rounded."""
     assert value.dtype is not None  # it is the half type
-    cast = ir.node("Cast", [value], {"to": value.dtype.value}, name=f"{node.name}_narrow")
+    cast = ir.node("Cast", [value], {"to": value.dtype.value}, name=f"{value.name}_narrow")
     graph.insert_after(node, cast)
     rounded = cast.outputs[0]
     rounded.name, rounded.dtype, rounded.shape = value.name, value.dtype, value.shape
