@@ -27,7 +27,7 @@ def compute_wide(model: ir.Model, narrow: ir.DataType = BRAIN) -> None:
     """
     for node in list(model.graph):
         if node.op_type in KEPT and not node.domain and _gives(node) == narrow:
-            node.outputs[0].dtype = narrow
+            node.outputs[0].type = ir.TensorType(narrow)
         if node.op_type in KEPT and not node.domain:
             continue
         for index, value in enumerate(node.inputs):
@@ -58,7 +58,7 @@ def runnable(model: ir.Model, narrow: ir.DataType) -> ir.Model:
 def _wide_outside(model: ir.Model) -> ir.Model:
     for value in model.graph.inputs:
         if value.dtype == BRAIN:
-            value.dtype = WIDE
+            value.type = ir.TensorType(WIDE)
             readers = value.uses()
             for use in readers:
                 narrow = _cast_before(use.node, value, BRAIN, f"{use.node.outputs[0].name}_narrow_{use.idx}")
@@ -68,7 +68,7 @@ def _wide_outside(model: ir.Model) -> ir.Model:
             name, value.name = value.name, f"{value.name}_narrow"
             cast = ir.node("Cast", [value], {"to": WIDE.value}, name=f"{name}_wide")
             model.graph.append(cast)
-            cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, WIDE, value.shape
+            cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = name, ir.TensorType(WIDE), value.shape
             model.graph.outputs[index] = cast.outputs[0]
     return model
 
@@ -77,7 +77,7 @@ def _cast_before(node: ir.Node, value: ir.Value, dtype: ir.DataType, name: str) 
     cast = ir.node("Cast", [value], {"to": dtype.value}, name=name)
     assert node.graph is not None  # it was found in one
     node.graph.insert_before(node, cast)
-    cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, dtype, value.shape
+    cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = name, ir.TensorType(dtype), value.shape
     return cast.outputs[0]
 
 
@@ -87,11 +87,11 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     cast = ir.node("Cast", [value], {"to": value.dtype.value}, name=f"{value.name}_narrow")
     graph.insert_after(node, cast)
     rounded = cast.outputs[0]
-    rounded.name, rounded.dtype, rounded.shape = value.name, value.dtype, value.shape
+    rounded.name, rounded.type, rounded.shape = value.name, ir.TensorType(value.dtype), value.shape
     for use in value.uses():
         if use.node is not cast:
             use.node.replace_input_with(use.idx, rounded)
     for index, output in enumerate(graph.outputs):
         if output is value:
             graph.outputs[index] = rounded
-    value.name, value.dtype = f"{value.name}_wide", WIDE
+    value.name, value.type = f"{value.name}_wide", ir.TensorType(WIDE)

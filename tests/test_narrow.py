@@ -63,6 +63,15 @@ def test_a_graph_that_was_halved_rounds_every_value(dtype: ir.DataType) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+def test_a_clone_is_made_wide_alone(dtype: ir.DataType) -> None:
+    """Clones share the objects that say their types."""
+    model = graph(dtype)
+    before = laws.to_bytes(model)
+    narrow.runnable(model.clone(), dtype)
+    assert laws.to_bytes(model) == before
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_a_type_that_is_not_stated_is_found(dtype: ir.DataType) -> None:
     """GatherND says no type, the Transpose behind it does: the two have to agree."""
     table = ir.tensor(np.arange(6).reshape(3, 2).astype(dtype.numpy()), dtype=dtype)
