@@ -37,13 +37,11 @@ from compressor.errors import (
 if TYPE_CHECKING:
     from compressor.artifact import Artifact
     from compressor.progress import Track
-    from compressor.providers.copies import Copy
     from compressor.providers.prediction import Prediction
     from compressor.recipe import Recipe
     from compressor.report import Report
 
 T = TypeVar("T")
-BAR_WIDTH = 60  # characters of the longest bar
 LISTED = 12  # copies that a table shows; --json has them all
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
@@ -101,9 +99,9 @@ def run(
 ) -> None:
     """Make an artifact as a recipe says, measure it, and give the verdict."""
     from compressor import baseline as last_good
-    from compressor import pipeline, planning
+    from compressor import pipeline, planning, recipe_files
 
-    path = _recipe_file(recipe)
+    path = recipe_files.find(recipe)
     named = [f"model={json.dumps(model)}"] if model else []
     chosen = _load(path, [*named, *set_, *_budget(bits, max_increase)])
     place = output or Path("artifacts") / path.stem
@@ -164,7 +162,7 @@ def optimize(
     from compressor.deferred import defer
 
     defer()
-    from compressor import catalog, optimizing, sources
+    from compressor import catalog, optimizing, sources, tables
     from compressor.artifact import Shelf
 
     data = {"model": str(input_), "target": target, "optimize": {"dtype": dtype}}
@@ -172,7 +170,7 @@ def optimize(
     wanted = optimizing.Target(target) if plain else _build(data, set_)
     made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(output, exact=True), _progress())
     _show_artifact(made, json_)
-    if explain and not json_ and (refusals := _refusals(made)):  # the document has them anyway
+    if explain and not json_ and (refusals := tables.refusals(made)):  # the document has them anyway
         _table("left alone", refusals)
     _fail_on_fallbacks(made, strict=strict)
 
@@ -295,7 +293,7 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
-    from compressor import benchmark, measuring, rivals, sources
+    from compressor import benchmark, measuring, rivals, sources, tables
 
     if serving:
         names = {"artifact": artifact} | ({"rival": Path(against)} if against else {})
@@ -310,7 +308,7 @@ def bench(
         benchmark.write(output, rows, benchmark.plots(points))
     _emit(rows) if json_ else _table(f"on {provider}", rows)
     if not json_:
-        _plot(rows)
+        print(*tables.bars(rows), sep="\n")
 
 
 def _bench_serving(
@@ -449,12 +447,12 @@ def recipes(
     json_: Json = False,
 ) -> None:
     """List the recipes that come with compress, each with its first line."""
-    from compressor import recipe
+    from compressor import recipe, recipe_files
 
     if schema:
         _emit(recipe.schema())
         return
-    found = {path.stem: _first_comment(path) for path in _our_recipes()}
+    found = {path.stem: recipe_files.purpose(path) for path in recipe_files.ours()}
     _emit(found) if json_ else _table("recipes", [{"recipe": name, "for": text} for name, text in found.items()])
 
 
@@ -520,32 +518,6 @@ def _budget(bits: str | None, max_increase: float | None) -> list[str]:
     return [f"quantize.budget.{one}" for one in asked]
 
 
-def _recipe_file(name: str) -> Path:
-    """A file as it is named, or one of our recipes by its stem."""
-    path = Path(name)
-    if path.exists():
-        return path
-    ours = {one.stem: one for one in _our_recipes()}
-    if name in ours:
-        return ours[name]
-    import difflib
-
-    near = difflib.get_close_matches(path.stem, ours, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Ours are {', '.join(ours)}"
-    raise RequestError(f"{name}: no such recipe. {hint}")
-
-
-def _our_recipes() -> list[Path]:
-    """Recipes of the checkout, or those that the wheel carries."""
-    checkout, installed = Path(__file__).parent / "recipes", Path(__file__).parent / "compressor" / "recipes"
-    folder = installed if installed.is_dir() else checkout
-    return sorted(folder.glob("*.yaml"))
-
-
-def _first_comment(path: Path) -> str:
-    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
-
-
 def _emit(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
@@ -574,8 +546,10 @@ def _timed(iterable: Iterable[T], text: str) -> Iterable[T]:
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rich's on a terminal; in a file or a log the same columns as plain text, as wide as they are."""
+    from compressor import tables
+
     if not sys.stdout.isatty():
-        _plain_table(title, rows)
+        print(*([title] if title else []), *tables.plain(rows), sep="\n")
         return
     from rich.console import Console
     from rich.table import Table
@@ -585,24 +559,8 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for column in rows[0] if rows else ():
         table.add_column(column, justify="right" if isinstance(rows[0][column], (int, float)) else "left")
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
+        table.add_row(*(Text(tables.cell(value)) for value in row.values()))
     Console().print(table)
-
-
-def _plain_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    lines = [list(rows[0] if rows else ()), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(title)
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    from compressor.report import number
-
-    if isinstance(value, bool) or value is None:
-        return "" if value is None else str(value).lower()
-    return number(value) if isinstance(value, (int, float)) else str(value)
 
 
 def _show_plan(steps: Sequence[Any], place: Path, as_json: bool) -> None:
@@ -626,29 +584,16 @@ def _show_plan(steps: Sequence[Any], place: Path, as_json: bool) -> None:
 
 
 def _show_artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = None) -> None:
+    from compressor import tables
+
     report = made.measured() | (more or {})
     if as_json:
         _emit({"artifact": str(made.directory), "key": made.key, "facts": made.facts, "reused": made.reused} | report)
         return
     for title in ("proof", "passes", "layers"):
         if report.get(title):
-            _table(title, [_brief(row) for row in report[title]])
+            _table(title, [tables.brief(row) for row in report[title]])
     print(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
-
-
-BRIEF = ("graph", "case", "output", "difference", "largest_expected", "layer", "name", "nodes_before", "nodes_after",
-         "seconds", "worst_difference", "bits_per_weight", "error", "rounding_error", "weight_error", "rolled_back",
-         "fallback", "flags")  # fmt: skip
-
-
-def _brief(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in BRIEF if name in row}
-
-
-def _refusals(made: Artifact) -> list[dict[str, Any]]:
-    """The last word of each pass on its near matches."""
-    last = {row["name"]: row["refusals"] for row in made.measured().get("passes", ())}
-    return [{"pass": name, "left alone, and why": line} for name, lines in last.items() for line in lines]
 
 
 def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json: bool) -> None:
@@ -664,27 +609,16 @@ def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json
         print(f"artifact: {made.directory}\nreport:   {made.directory / 'report.md'}")
 
 
-def _plot(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A bar for each row, as wide as its median."""
-    most = max(row["median_ms"] for row in rows)
-    for row in rows:
-        name = f"{row['part']} {row['batch']}x{row['length']} {row['side']}"
-        print(f"{name:<32} {'#' * max(1, round(BAR_WIDTH * row['median_ms'] / most))} {row['median_ms']:.3g} ms")
-
-
 def _show_prediction(name: str, found: Prediction) -> None:
+    from compressor import tables
+
     _table(f"{name} for {found.target}, by the kernels of ONNX Runtime {found.version}", found.by_provider())
     if elsewhere := found.elsewhere():
         _table("not on the target, or not by choice", elsewhere)
     if found.copies:
-        _table(f"{len(found.copies)} copies a run", [_crossing(one) for one in found.copies[:LISTED]])
+        _table(f"{len(found.copies)} copies a run", [tables.crossing(one) for one in found.copies[:LISTED]])
     for line in found.advice:
         print(f"hurts: {line}")
-
-
-def _crossing(copy: Copy) -> dict[str, Any]:
-    readers = ", ".join(copy.readers[:2]) + (f" and {len(copy.readers) - 2} more" if len(copy.readers) > 2 else "")
-    return {"value": copy.value, "copied": copy.direction, "from": copy.maker, "for": readers, "bytes": copy.nbytes}
 
 
 def _write_for_ci(report: Report, junit: Path | None, summary: Path | None, *, strict: bool) -> None:
@@ -700,19 +634,15 @@ def _write_for_ci(report: Report, junit: Path | None, summary: Path | None, *, s
 
 
 def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
+    from compressor import tables
+
     if as_json:
         _emit(facts)
         return
     graphs = facts.get("graphs", {})
     whole = {name: value for name, value in facts.items() if name != "graphs"}
     for title, part in {"": whole, **graphs}.items():
-        _table(title, [{"what": name, "value": _plain(value)} for name, value in part.items()])
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{name}: {_plain(one)}" for name, one in value.items())
-    return "\n".join(map(_plain, value)) if isinstance(value, list) else _cell(value)
+        _table(title, [{"what": name, "value": tables.lines_of(value)} for name, value in part.items()])
 
 
 def _fail_on_fallbacks(made: Artifact, *, strict: bool) -> None:

@@ -1,0 +1,32 @@
+"""The recipes that come with compress, and the file that a name means."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from compressor.errors import RequestError
+
+CHECKOUT = Path(__file__).parents[1] / "recipes"
+INSTALLED = Path(__file__).parent / "recipes"  # where a wheel carries them
+
+
+def find(name: str) -> Path:
+    """A file as it is named, or one of ours by its stem. Raises: RequestError, with the nearest of ours."""
+    path, known = Path(name), {one.stem: one for one in ours()}
+    if path.exists():
+        return path
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(path.stem, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Ours are {', '.join(known)}"
+    raise RequestError(f"{name}: no such recipe. {hint}")
+
+
+def ours() -> list[Path]:
+    return sorted((INSTALLED if INSTALLED.is_dir() else CHECKOUT).glob("*.yaml"))
+
+
+def purpose(path: Path) -> str:
+    """The first line of a recipe, which says for whom it is."""
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
