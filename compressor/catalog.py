@@ -225,6 +225,7 @@ PREPARATIONS = {
     "smoothquant": ("static_qdq", "dynamic"),
 }
 
+PACKING = "passes.projection_packing:ProjectionPacking"  # after quantization, which works projection by projection
 TABLES = "compressor.package.embeddings:replace_tables"
 CODEBOOK = "compressor.quantize.codebook:Codebook"
 

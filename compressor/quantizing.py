@@ -117,6 +117,8 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
         if recipe.quantize.embeddings:
             tables = embeddings.find_tables(model)
             packed |= catalog.resolve(catalog.TABLES)(model, tables, tensors.read, recipe.package.accuracy_level)
+        if recipe.target == "cpu":  # where it was measured
+            catalog.resolve(catalog.PACKING)()(model)
         return Packed(model, stored, packed)
     write = catalog.resolve(catalog.OWN_FORMAT[recipe.quantize.name])
     if isinstance(method, Codebook):
