@@ -8,10 +8,11 @@ any other    standard normal and 0 or 1; at the first sizes of a list at which t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from compressor.decoder import Decoder, Feeds
 from compressor.session import open_session
+from passes.proof import OF_CALL
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 FREE_AXES = ((2, 2), (1, 1), (16, 16), (2, 64), (2, 576), (576, 576))
 # For the second call.
 OTHER_AXES = ((3, 5), (5, 3), (3, 3), (1, 1), (4, 4), (1, 2), (2, 1), (3, 96), (3, 576))
+MOST_ENTRIES = 1 << 22  # of an input with free axes: five axes of 576 are more memory than anybody has
 
 Outputs = dict[str, NDArray[np.generic]]
+Answer = dict[str, Any]  # as ONNX Runtime gives it: arrays, lists of them, dictionaries, None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Probe:
         for at, feeds in enumerate(self.calls):
             for name, value in _answer(session, feeds).items():
                 kept = self.decoder.promised(name, value, feeds) if self.decoder else value
-                found[f"{name} of call {at}"] = kept
+                found |= _arrays(f"{name}{OF_CALL}{at}", kept)
         return found
 
 
@@ -61,19 +65,33 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
         return Probe(tuple(decoder.probes(seed)), decoder)
     # A graph that does not load at all is the caller's error, and said as such.
     session = open_session(model, "exact", lean=True)
-    first = _first_to_run(session, (made_up(model, sizes, seed) for sizes in FREE_AXES))
+    first = _first_to_run(session, _candidates(model, FREE_AXES, seed))
     if first is None:
         return None
     found = [first]
-    others = (made_up(model, sizes, seed + 1) | _other_defaults(model) for sizes in OTHER_AXES)
+    others = (one | _other_defaults(model) for one in _candidates(model, OTHER_AXES, seed + 1))
     free = _has_choices(model)
     if free and (second := _first_to_run(session, (one for one in others if _differs(one, first[0])))):
         found.append(second)
-    answers = {f"{name} of call {at}": one for at, (_, call) in enumerate(found) for name, one in call.items()}
+    answers: Outputs = {}
+    for at, (_, call) in enumerate(found):
+        for name, value in call.items():
+            answers |= _arrays(f"{name}{OF_CALL}{at}", value)
     return Probe(tuple(feeds for feeds, _ in found), known=(model, answers), one_size=free and len(found) == 1)
 
 
-def _first_to_run(session: ort.InferenceSession, candidates: Iterable[Feeds]) -> tuple[Feeds, Outputs] | None:
+def _arrays(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """What an output holds: one array, those of a sequence, keys and values of a map, or nothing."""
+    if isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _arrays(f"{name}, item {place}", item)
+    elif isinstance(value, Mapping):
+        yield from ((f"{name}, keys", np.array(list(value))), (f"{name}, values", np.array(list(value.values()))))
+    elif value is not None:
+        yield name, np.asarray(value)
+
+
+def _first_to_run(session: ort.InferenceSession, candidates: Iterable[Feeds]) -> tuple[Feeds, Answer] | None:
     try:
         for feeds in candidates:
             with suppress(Exception):  # ONNX Runtime's own share no base class: these inputs are not it
@@ -83,15 +101,18 @@ def _first_to_run(session: ort.InferenceSession, candidates: Iterable[Feeds]) ->
     return None
 
 
-def _answer(session: ort.InferenceSession, feeds: Feeds) -> Outputs:
+def _answer(session: ort.InferenceSession, feeds: Feeds) -> Answer:
     names = [one.name for one in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def _has_choices(model: ir.Model) -> bool:
     """A free axis, or a default that a caller may override."""
-    axes = (size for value in model.graph.inputs for size in value.shape or ())
-    return bool(_other_defaults(model)) or not all(isinstance(size, int) and size >= 0 for size in axes)
+    return bool(_other_defaults(model)) or any(map(_is_free, model.graph.inputs))
+
+
+def _is_free(value: ir.Value) -> bool:
+    return not all(isinstance(size, int) and size >= 0 for size in value.shape or ())
 
 
 def _other_defaults(model: ir.Model) -> Feeds:
@@ -103,6 +124,14 @@ def _other_defaults(model: ir.Model) -> Feeds:
 
 def _differs(feeds: Feeds, first: Feeds) -> bool:
     return feeds.keys() != first.keys() or any(feeds[name].shape != first[name].shape for name in first)
+
+
+def _candidates(model: ir.Model, axes: Iterable[tuple[int, int]], seed: int) -> Iterator[Feeds]:
+    for sizes in axes:
+        named: dict[str, int] = {}
+        free = [_shape(value, sizes, named) for value in model.graph.inputs if _is_free(value)]
+        if max(map(math.prod, free), default=0) <= MOST_ENTRIES:
+            yield made_up(model, sizes, seed)
 
 
 def made_up(model: ir.Model, sizes: tuple[int, int], seed: int) -> Feeds:
@@ -130,6 +159,8 @@ def _shape(value: ir.Value, sizes: tuple[int, int], named: dict[str, int]) -> li
 
 def _fill(value: ir.Value, shape: list[int], rng: np.random.Generator) -> NDArray[np.generic]:
     dtype = value.dtype.numpy() if value.dtype else np.dtype(np.float32)
+    if value.dtype == ir.DataType.STRING:
+        return rng.choice(np.array(["", "a"], object), shape)
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 2, shape).astype(dtype)

@@ -91,8 +91,8 @@ def _objection(found: Norm, y: ir.Value) -> str:
     x, weight = found.x, found.weight
     if weight is None and _width(x) is None:
         return "it has no weight, and how long one would be is not known"
-    if weight is not None and (weight.shape is None or len(weight.shape) != 1):
-        return f"its weight '{weight.name}' is no vector"
+    if weight is not None and (weight.shape is None or weight.shape.dims != (_width(x),)):
+        return f"its weight '{weight.name}' of shape {weight.shape} is no vector for an axis of {_width(x)}"
     types = {one.dtype for one in (x, weight, y) if one is not None and not (one is y and y.dtype is None)}
     if len(types) > 1 or None in types:
         return f"input, weight and output are {', '.join(map(str, types))}, and the operator has one type"

@@ -10,7 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from compressor import probe
+from compressor.errors import RequestError
 from compressor.session import save_model
+from passes import run_passes
+from passes.noop_elimination import NoopElimination
 from tests import graphs
 from tests.conftest import Outcome
 
@@ -58,3 +61,39 @@ def test_a_weaker_comparison_is_said_and_fails_under_strict(
     outcome = compress("optimize", tmp_path / "model.onnx", "-o", tmp_path / "out", "--strict")
     assert (outcome.code, line in outcome.err) == (1, True)
     assert compress("optimize", tmp_path / "model.onnx", "-o", tmp_path / "loose").code == 0
+
+
+def test_sequences_maps_and_nothing_are_compared_by_their_arrays() -> None:
+    parts = graphs.build("(float[2,4] x) => (seq(float[K,4]) s) { s = SplitToSequence<axis = 0>(x) }")
+    found = probe.find(parts)
+    assert found is not None
+    assert set(found(parts)) == {"s of call 0, item 0", "s of call 0, item 1"}
+    assert dict(probe._arrays("m", [{3: 0.5, 7: 0.25}])).keys() == {"m, item 0, keys", "m, item 0, values"}
+    assert not dict(probe._arrays("nothing", None))
+
+
+def test_an_unseeded_draw_hides_no_other_output() -> None:
+    """What is drawn anew at each run has no value to compare; the rest is optimized as ever."""
+    model = graphs.build("(float[N] x) => (float[N] d, float[N] y) { d = Bernoulli(x)  a = Identity(x)  y = Relu(a) }")
+    found = probe.find(model)
+    assert found is not None
+    _, (outcome,) = run_passes(model, [NoopElimination()], found)
+    assert (outcome.modified, outcome.rolled_back) == (True, None)
+
+
+def test_sizes_that_no_memory_holds_are_not_tried() -> None:
+    """Five axes of 576 would be 253 terabytes."""
+    five = "(float[A,B,C,D,E] x) => (float[7,7] y) { y = Reshape(x, shape) }"
+    assert probe.find(graphs.build(five, shape=np.array([7, 7]))) is None
+
+
+def test_a_graph_that_runs_on_no_input_of_ours_is_still_loaded() -> None:
+    model = graphs.build(NO_SIZE, shape=np.array([7, 4]))
+    broken = graphs.build("(float[N,4] x) => (float[7,4] y) { y = NoSuchOperator(x) }")
+    assert probe.Probe(())(model) == {}
+    with pytest.raises(RequestError, match="NoSuchOperator"):
+        probe.Probe(())(broken)
+
+
+def test_strings_are_made_up() -> None:
+    assert probe.find(graphs.build("(string[N] x) => (string[N] y) { y = Identity(x) }")) is not None

@@ -25,11 +25,16 @@ def inferred(text: str, opset: int, **weights: np.ndarray) -> ir.Model:
 # --- norms -----------------------------------------------------------------------------------------------------------
 
 
-def rms_norm(opset: int = 23, power: str = "Pow(x, two)", root: str = "times", weight: str = "w") -> ir.Model:
-    """root: times (x * 1/sqrt), over (x / sqrt). weight: w, `given` (an input of the graph), or none."""
+def rms_norm(
+    opset: int = 23, power: str = "Pow(x, two)", root: str = "times", weight: str = "w", width: str = "16"
+) -> ir.Model:
+    """root: times (x * 1/sqrt), over (x / sqrt). weight: w, `given` (an input of the graph), or none.
+
+    width: an axis of any size may be 1 in a run, and the weight then widens it.
+    """
     scaled = {"times": "i = Reciprocal(r)  n = Mul(x, i)", "over": "n = Div(x, r)"}[root]
     return inferred(
-        f"""(float[N,S,16] x, float[16] given) => (float[N,S,16] y) {{
+        f"""(float[N,S,{width}] x, float[16] given) => (float[N,S,16] y) {{
             p = {power}
             m = ReduceMean(p, last)
             e = Add(m, epsilon)
@@ -334,6 +339,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "rms_norm_of_another": rms_norm_of_another,
     "rms_norm_opset_21": partial(rms_norm, opset=21),
     "rms_norm_over": partial(rms_norm, root="over", power="Mul(x, x)"),
+    "rms_norm_of_any_width": partial(rms_norm, width="W"),
     "rms_norm_unweighted": partial(rms_norm, weight=""),
     "rms_norm_weight_is_an_input": partial(rms_norm, weight="given"),
     "rotary": rotary,

@@ -29,6 +29,7 @@ def test_a_norm_without_a_constant_weight_has_ones(name: str) -> None:
     ("name", "reasons"),
     [
         ("rms_norm_of_another", []),
+        ("rms_norm_of_any_width", ["its weight 'w' of shape [16] is no vector for an axis of None"]),
         ("rms_norm_opset_21", ["opset 21 has no RMSNormalization; it came with 23"]),
     ],
 )
