@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from compressor.decoder import Decoder, Feeds
 from compressor.session import open_session
-from passes.proof import OF_CALL
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -55,7 +54,7 @@ class Probe:
         for at, feeds in enumerate(self.calls):
             for name, value in _answer(session, feeds).items():
                 kept = self.decoder.promised(name, value, feeds) if self.decoder else value
-                found |= _arrays(f"{name}{OF_CALL}{at}", kept)
+                found |= _arrays(f"{name} of call {at}", kept)
         return found
 
 
@@ -76,7 +75,7 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
     answers: Outputs = {}
     for at, (_, call) in enumerate(found):
         for name, value in call.items():
-            answers |= _arrays(f"{name}{OF_CALL}{at}", value)
+            answers |= _arrays(f"{name} of call {at}", value)
     return Probe(tuple(feeds for feeds, _ in found), known=(model, answers), one_size=free and len(found) == 1)
 
 

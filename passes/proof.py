@@ -40,7 +40,7 @@ RANDOM = frozenset(
 )
 
 
-OF_CALL = " of call "  # what stands between an output's name and a number, where a probe calls several times
+OF_CALL = " of call "  # a probe that calls more than once writes this and a number behind an output's name
 
 
 class DisproofError(Exception):
