@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -458,7 +459,25 @@ def recipes(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with the code its outcome has."""
-    sys.exit(_guarded(lambda: app(list(arguments) if arguments is not None else None, standalone_mode=False)))
+
+    def command() -> object:
+        return app(list(arguments) if arguments is not None else None, standalone_mode=False)
+
+    ranked = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # torchrun's, of several processes
+    sys.exit(_among_ranks(command) if ranked else _guarded(command))
+
+
+def _among_ranks(command: Callable[[], object]) -> int:
+    """The first process runs the command, the others what it shares out; all end with its code."""
+    from compressor.quantize import ranks
+
+    if (code := _guarded(ranks.join)) != DONE:
+        return code
+    if not ranks.leads():
+        return _guarded(ranks.follow)
+    code = _guarded(command)
+    ranks.dismiss(code)
+    return code
 
 
 def _guarded(command: Callable[[], object]) -> int:

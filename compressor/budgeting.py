@@ -20,7 +20,7 @@ from compressor.calibration import Windows
 from compressor.decoder import IDS, Decoder, DecoderSession, Feeds
 from compressor.errors import RequestError
 from compressor.progress import Track
-from compressor.quantize import sensitivity
+from compressor.quantize import ranks, sensitivity
 from compressor.quantize.budget import Option, Tradeoff
 from compressor.quantize.graph import Linear
 from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid
@@ -70,6 +70,7 @@ def allocate(
         rounding = _Rounding(model, linears, grid, batches)
         limit = rounding.perplexity(None) * (1 + float(budget.max_ppl_increase or 0))
         chosen = curve.smallest(lambda one: rounding.perplexity(one) <= limit)
+    (chosen, *_) = ranks.gathered(chosen)  # all go by what the first has measured
     used = curve.bits_per_weight(chosen)
     if budget.bits is not None and used > budget.bits:
         raise RequestError(f"quantize.budget.bits: {budget.bits:g} cannot be met; the smallest choice takes {used:.4g}")

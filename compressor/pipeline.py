@@ -124,9 +124,10 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
     if done := shelf.find("quantize", key):
         return done
     from compressor import quantizing
+    from compressor.quantize import ranks
 
     with shelf.timed_draft("quantize", key, options, {"key": optimized.key}) as draft:
-        work = quantizing.quantize(optimized, recipe, draft.folder, track)
+        work = ranks.led(quantizing.quantize, optimized, recipe, draft.folder, track)
         fallen = [f"{row['layer']}: {row['fallback']}" for row in work.rows if row["fallback"]]
         draft.facts |= {"calibration": dict(work.calibrated_on)} if work.calibrated_on else {}
         draft.facts |= {"left_alone": dict(work.left_alone), "fallbacks": [*work.fallbacks, *fallen]}

@@ -21,7 +21,7 @@ from compressor.errors import RequestError
 from compressor.methods import Codebook, LlmInt8
 from compressor.preparing import weights
 from compressor.progress import Track
-from compressor.quantize import decompose, embeddings, solve, store
+from compressor.quantize import decompose, embeddings, ranks, solve, store
 from compressor.quantize.graph import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
 from compressor.quantize.qtensor import Choice
@@ -91,11 +91,12 @@ def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Tr
         data = samples.calibrating(recipe.calibration, model, optimized.directory, recipe.images)
     try:
         done = preparing.prepare_graph(model, recipe, data.batches if data else (), track)
-        if recipe.quantize.prepared and recipe.quantize.name not in catalog.REWRITERS:
+        if recipe.quantize.prepared and recipe.quantize.name not in catalog.REWRITERS and ranks.leads():
             save_model(model, folder / MODEL)  # what the packed graph will differ from by its codes alone
         work = _rewrite if recipe.quantize.name in catalog.REWRITERS else _solve
         made = work(model, recipe, data, folder, track)
-        return replace(made, prepared=done, calibrated_on=data.facts if data else {})
+        facts = data.facts | ({"ranks": ranks.count()} if ranks.count() > 1 else {}) if data else {}
+        return replace(made, prepared=done, calibrated_on=facts)
     except RequestError as error:
         raise RequestError(f"{optimized.model}: {error}") from error
 
@@ -177,7 +178,8 @@ def _rewrite(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path
     rewrite = catalog.resolve(catalog.REWRITERS[recipe.quantize.name])
     batches = samples.unpadded(data.batches) if data else ()
     made = rewrite(model, recipe.quantize.method, recipe.target, recipe.quantize.exclude, batches, track)
-    save_model(made.model, folder / MODEL)
+    if ranks.leads():
+        save_model(made.model, folder / MODEL)
     return Work(made.rows, made.left_alone, tuple(made.fallbacks))
 
 

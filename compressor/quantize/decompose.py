@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compressor.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import store
+from compressor.quantize import ranks, store
 from compressor.quantize.graph import Flow, Linear, segments
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.qtensor import QTensor
@@ -42,7 +42,7 @@ def with_outliers(
             largest.add(x)
             if sum(len(one) for one in seen) < ERROR_TOKENS:
                 seen.append(x.clone())
-        outliers, sample = method.outliers(largest.value), torch.cat(seen)[:ERROR_TOKENS]
+        outliers, sample = method.outliers(ranks.largest(largest.value)), ranks.joined(seen)[:ERROR_TOKENS]
         flowing = []
         for linear in segment.linears:
             weight = linear.read()

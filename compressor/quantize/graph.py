@@ -14,9 +14,9 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,8 +26,12 @@ from torch import Tensor
 
 from compressor import value_types
 from compressor.decoder import IDS, MASK, Feeds
+from compressor.quantize import ranks
 from compressor.quantize.convolution import Window, pixels_first
 from compressor.session import open_session
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 # A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
 # than keeping a [batch, 1, sequence, sequence] mask for every batch.
@@ -154,7 +158,7 @@ def product_dtype(device: torch.device) -> torch.dtype:
 
 
 class Flow:
-    """Calibration batches on their way through the segments.
+    """Calibration batches on their way through the segments; of several ranks each has its share (`ranks.py`).
 
     for segment in segments:
         for x in flow.run(segment): ...             # float32 or bfloat16 [tokens, in], batch by batch
@@ -162,6 +166,7 @@ class Flow:
     """
 
     def __init__(self, batches: Sequence[Feeds], *, dtype: torch.dtype, device: torch.device) -> None:
+        batches = ranks.mine(batches)
         self._carried: list[Feeds] = [dict(batch) for batch in batches]
         self._fed = frozenset(batches[0])
         self._real = [torch.from_numpy(np.asarray(batch[MASK], bool)) if MASK in batch else None for batch in batches]
@@ -173,7 +178,7 @@ class Flow:
     def run(self, segment: Segment) -> Iterator[Tensor]:
         """Run a segment on every batch; yields its x, kept until the weights to multiply it by are known."""
         _return_free_memory()
-        session = open_session(segment.model, "served", spinning=False, tiled=self._long) if segment.model else None
+        session = self._session(segment.model) if segment.model else None
         multiplied, self._x = self._x, []
         kept = None
         for index, values in enumerate(self._carried):
@@ -188,7 +193,18 @@ class Flow:
             self._x.append(kept[index][: len(x)].copy_(x))
             for name in segment.last_used - self._fed:
                 values.pop(name, None)
-            yield from segment.window.unfold(self._x[index]) if segment.window else (self._tokens(index),)
+            yield from self._inputs(segment, index)
+
+    def again(self, segment: Segment) -> Iterator[Tensor]:
+        """What `run` has yielded, once more."""
+        for index in range(len(self._x)):
+            yield from self._inputs(segment, index)
+
+    def _inputs(self, segment: Segment, index: int) -> Iterable[Tensor]:
+        return segment.window.unfold(self._x[index]) if segment.window else (self._tokens(index),)
+
+    def _session(self, model: ir.Model) -> ort.InferenceSession:
+        return open_session(model, "served", spinning=False, tiled=self._long, threads=ranks.threads())
 
     def _tokens(self, index: int) -> Tensor:
         """The x of a batch, [tokens, in], without those that its attention mask says are padding."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from compressor.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import awq, smoothquant
+from compressor.quantize import awq, moments, ranks, smoothquant
 from compressor.quantize.graph import Flow, Linear, Segment, segments
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.scaling import Pair, find_pairs
-from compressor.quantize.statistics import ColumnMaximum, SecondMoment
+from compressor.quantize.statistics import ColumnMaximum
 
 SAMPLE_TOKENS = 1024  # that SmoothQuant's error is measured on
 _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,13 +30,13 @@ def scale_for_weights(
     """AWQ in place, for a grid that weights will be rounded to. Returns a row for each input that can be scaled."""
 
     def search(weights: Sequence[Tensor], flow: Flow, segment: Segment) -> tuple[Tensor, Row]:
-        moment, magnitude = SecondMoment(segment.width, _DEVICE), torch.zeros(segment.width, device=_DEVICE)
-        for x in flow.run(segment):
-            moment.add(x)
-            magnitude += x.float().abs().sum(0)
-        found = awq.search(
-            weights, moment.value(), magnitude / moment.tokens, lambda weight: rounding.solve(weight).dequantize()
-        )
+        moment = moments.gather(flow, segment, _DEVICE)
+        magnitude, tokens = torch.zeros(segment.width, dtype=torch.float64, device=_DEVICE), 0
+        for x in flow.again(segment):
+            magnitude += x.abs().sum(0, dtype=torch.float64)
+            tokens += len(x)
+        mean = (ranks.total(magnitude) / sum(ranks.gathered(tokens))).float()
+        found = awq.search(weights, moment, mean, lambda weight: rounding.solve(weight).dequantize())
         return found.scale, {"alpha": found.alpha, "error_ratio": _ratio(found.error, found.plain_error)}
 
     return _scale(model, linears, search, batches, track, "awq")
@@ -53,8 +53,8 @@ def scale_for_activations(
             largest.add(x)
             if sum(len(one) for one in seen) < SAMPLE_TOKENS:
                 seen.append(x.clone())
-        sample = torch.cat(seen)[:SAMPLE_TOKENS]
-        found = smoothquant.search(weights, sample, largest.value, alpha)
+        sample = ranks.joined(seen)[:SAMPLE_TOKENS]
+        found = smoothquant.search(weights, sample, ranks.largest(largest.value), alpha)
         return found.scale, {"alpha": found.alpha, "error_ratio": _ratio(found.error, found.plain_error)}
 
     return _scale(model, linears, search, batches, track, "smoothquant")

@@ -78,6 +78,10 @@ class QTensor:
         parts = zip(*(torch.split(whole, list(columns), 1) for whole in (self.q, self.scale, self.zero)), strict=True)
         return [QTensor(q, scale, zero, self.bits, self.group_size) for q, scale, zero in parts]
 
+    def to(self, device: torch.device) -> QTensor:
+        """The same on another device."""
+        return replace(self, q=self.q.to(device), scale=self.scale.to(device), zero=self.zero.to(device))
+
     def __repr__(self) -> str:
         return f"QTensor({self.shape}, bits={self.bits}, group_size={self.group_size})"
 
@@ -178,6 +182,13 @@ def _half(scale: Tensor) -> Tensor:
 
 
 _SPANS = {"absmax": _absmax, "zero_point": _zero_point, "symmetric": _symmetric}
+
+
+def side_by_side(parts: Sequence[QTensor]) -> QTensor:
+    """The tensor whose columns are those of the parts, on the CPU: the inverse of `split`."""
+    held = [part.to(torch.device("cpu")) for part in parts]
+    q, scale, zero = (torch.cat([getattr(part, name) for part in held], 1) for name in ("q", "scale", "zero"))
+    return replace(parts[0], q=q, scale=scale, zero=zero)
 
 
 def rows_of_group(rows: int, group_size: int) -> list[slice]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from compressor.decoder import Feeds
 from compressor.errors import RequestError
+from compressor.quantize import ranks
 from compressor.session import open_session
 
 BINS = 2048
@@ -50,7 +51,8 @@ def observe(
             raise RequestError(f"calibration: '{name}' is not finite on this data; no range holds it")
         lows[name] = min(lows[name], float(array.min(initial=0)))
         highs[name] = max(highs[name], float(array.max(initial=0)))
-    whole = {name: Range(lows[name], highs[name]) for name in names}
+    every = ranks.gathered((lows, highs))
+    whole = {name: Range(min(low[name] for low, _ in every), max(high[name] for _, high in every)) for name in names}
     if kind == "minmax":
         return whole
     widest = {name: max(-one.low, one.high) for name, one in whole.items()}
@@ -58,6 +60,7 @@ def observe(
     for name, array in _values(model, names, batches):
         if widest[name]:
             counts[name] += np.histogram(np.abs(array), BINS, (0, widest[name]))[0]
+    counts = {name: sum((one[name] for one in ranks.gathered(counts)), np.zeros(BINS, np.int64)) for name in names}
     threshold = _entropy if kind == "entropy" else lambda seen: _percentile(seen, percentile)
     return {name: _clipped(whole[name], widest[name], counts[name], threshold) for name in names}
 
@@ -69,9 +72,9 @@ def _values(
     held = {str(value.name): value for node in tapped.graph for value in node.outputs}
     outputs = {value.name for value in tapped.graph.outputs}
     tapped.graph.outputs.extend(held[name] for name in names if name in held and name not in outputs)
-    session = open_session(tapped, "exact")
+    session = open_session(tapped, "exact", threads=ranks.threads())
     inner = [name for name in names if name in held]
-    for batch in batches:
+    for batch in ranks.mine(batches):
         try:
             found = session.run(inner, dict(batch)) if inner else []
         except Exception as error:  # ONNX Runtime's own exceptions share no base class

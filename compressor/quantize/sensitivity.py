@@ -16,10 +16,11 @@ from torch import Tensor
 
 from compressor.decoder import Feeds
 from compressor.progress import Track
+from compressor.quantize import moments
 from compressor.quantize.graph import Flow, Linear, product_dtype, segments
 from compressor.quantize.qtensor import Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.statistics import SecondMoment, column_step, energy
+from compressor.quantize.statistics import column_step, energy
 
 Losses = dict[str, dict[Choice, float]]  # by weight and choice
 
@@ -37,10 +38,10 @@ def measure(
     flow = Flow(batches, dtype=product_dtype(device), device=device)
     losses: Losses = {}
     for segment in track(segments(model, linears), "sensitivity"):
-        gathered = SecondMoment(segment.width, device)
-        for x in flow.run(segment):
-            gathered.add(x)
-        moment, weights = gathered.value(), [linear.read().to(device) for linear in segment.linears]
+        moment, weights = (
+            moments.gather(flow, segment, device),
+            [linear.read().to(device) for linear in segment.linears],
+        )
         for linear, weight in zip(segment.linears, weights, strict=True):
             kinds = {choice: RoundToNearest(grid(choice.bits), choice.group_size) for choice in choices(linear)}
             losses[linear.name] = {choice: _loss(moment, weight, solver) for choice, solver in kinds.items()}

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from compressor.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import store
+from compressor.quantize import moments, ranks, store
 from compressor.quantize.codebook import Codebook, CodebookTensor
 from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError
 from compressor.quantize.graph import Flow, Linear, product_dtype, segments
-from compressor.quantize.qtensor import Choice, QTensor
+from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.statistics import SecondMoment, column_step, energy
+from compressor.quantize.statistics import column_step, energy
 
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
@@ -46,9 +46,7 @@ def with_data(
     flow = Flow(batches, dtype=product_dtype(device), device=device)
     rows = []
     for segment in track(segments(model, linears), "gptq"):
-        moment = SecondMoment(segment.width, device)
-        for x in flow.run(segment):
-            moment.add(x)
+        moment = moments.gather(flow, segment, device)
         shared = _Group.of(solver, moment)
         groups = {linear.name: shared.to(own.get(linear.name)) for linear in segment.linears}
         solved: dict[str, QTensor] = {}
@@ -99,7 +97,8 @@ def weighted(
     """Round every linear to the scales that its inputs' squares ask for. Returns the layer table; `own` as above."""
     flow, rows = Flow(batches, dtype=torch.float32, device=torch.device("cpu")), []
     for segment in track(segments(model, linears), "rtn, weighted"):
-        power = sum((x.square().sum(0) for x in flow.run(segment)), torch.zeros(segment.width))
+        squares = (x.square().sum(0, dtype=torch.float64) for x in flow.run(segment))
+        power = ranks.total(sum(squares, torch.zeros(segment.width, dtype=torch.float64))).float()
         rounded = []
         for linear in segment.linears:
             weight, fitted = linear.read(), at(solver, own.get(linear.name))
@@ -132,8 +131,7 @@ class _Group:
     fallback: str
 
     @classmethod
-    def of(cls, solver: Gptq, gathered: SecondMoment) -> _Group:
-        moment = gathered.value()
+    def of(cls, solver: Gptq, moment: Tensor) -> _Group:
         try:
             factorised = solver.factorise(moment)
         except NotPositiveDefiniteError as error:
@@ -150,8 +148,10 @@ class _Group:
         return replace(self, solver=solver, factorised=factorised)
 
     def solve(self, weight: Tensor) -> QTensor:
-        rounding = RoundToNearest(self.solver.grid, self.solver.group_size)
-        return self.factorised.solve(weight) if self.factorised else rounding.solve(weight)
+        """The weight [in, out] on its grid; no column knows of another, so every rank solves its share of them."""
+        solver = self.factorised or RoundToNearest(self.solver.grid, self.solver.group_size)
+        parts = ranks.gathered(solver.solve(weight[:, ranks.share(weight.shape[1])]))
+        return parts[0] if len(parts) == 1 else side_by_side(parts).to(weight.device)
 
     def row(self, linear: Linear, weight: Tensor, tensor: QTensor) -> dict[str, Any]:
         """Relative output errors, trace(E^T H E) / trace(W^T H W), of the solver and of rounding to the same grid."""

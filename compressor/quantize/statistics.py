@@ -33,8 +33,8 @@ class SecondMoment:
     """Sum of outer products of a linear's inputs."""
 
     def __init__(self, width: int, device: torch.device | None = None) -> None:
-        self.tokens = 0
         self._upper = torch.zeros(width, width, device=device)  # right of the diagonal panels; the rest stays zero
+        self.panels = [self._upper[start : start + PANEL, start:] for start in range(0, width, PANEL)]
 
     def add(self, x: Tensor) -> None:
         """Add a batch, float32 or bfloat16 [tokens, in].
@@ -42,10 +42,14 @@ class SecondMoment:
         Multiplied in float32 whatever x is: entries of a moment rounded to bfloat16 move its small eigenvalues below
         zero, and no damping that leaves the layer alone brings them back.
         """
-        self.tokens += x.shape[0]
         x = x.float()
-        for start in range(0, x.shape[1], PANEL):
-            self._upper[start : start + PANEL, start:].addmm_(x[:, start : start + PANEL].T, x[:, start:])
+        for index in range(len(self.panels)):
+            self.add_to(index, x)
+
+    def add_to(self, index: int, x: Tensor) -> None:
+        """Add a batch to one panel alone, for ranks that take turns."""
+        start = index * PANEL
+        self.panels[index].addmm_(x[:, start : start + PANEL].T.float(), x[:, start:].float())
 
     def value(self) -> Tensor:
         """The whole symmetric moment, float32 [in, in]."""

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compressor.quantize import ranks
 from compressor.quantize.codebook import CodebookTensor
 from compressor.quantize.qtensor import QTensor
 
@@ -45,7 +46,9 @@ class Reader:
 
 
 def write(folder: Path, name: str, tensor: QTensor | CodebookTensor) -> None:
-    """Add the quantized form of a weight to the folder of an artifact."""
+    """Add the quantized form of a weight to the folder of an artifact; of several ranks one writes."""
+    if not ranks.leads():
+        return
     path = folder / file_of(name)
     path.parent.mkdir(exist_ok=True)
     parts: dict[str, Tensor] = {"q": tensor.q, "scale": tensor.scale}
