@@ -226,7 +226,11 @@ PREPARATIONS = {
 }
 
 PACKING = "passes.projection_packing:ProjectionPacking"  # after quantization, which works projection by projection
-TABLES = "compressor.package.embeddings:replace_tables"
+# Formats that hold tables of embeddings.
+TABLES = {
+    "matmulnbits": "compressor.package.embeddings:replace_tables",
+    "qdq": "compressor.package.qdq_embeddings:replace_tables",
+}
 CODEBOOK = "compressor.quantize.codebook:Codebook"
 
 METHODS = (*SOLVERS, *OWN_FORMAT, *REWRITERS)

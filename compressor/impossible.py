@@ -76,6 +76,11 @@ RULES = (
         "no CPU kernel computes in fp8; use uint8 or int8, or target tensorrt",
     ),
     Rule(
+        ("quantize", "embeddings"),
+        _target("tensorrt"),
+        "TensorRT gathers no rows of 8-bit codes; use rtn or gptq without embeddings",
+    ),
+    Rule(
         ("package", "kv_cache"),
         lambda recipe: recipe.package.kv_cache == "int8",
         "onnxruntime-genai's Engine keeps one pool a layer and side, and none for the scale of each token; use float16",
@@ -102,8 +107,8 @@ def findings(recipe: Recipe) -> Iterator[tuple[Place, str]]:
         if catalog.FORMATS[recipe.format].checkpoint:
             why = f"{preparation} changes weights that a {recipe.format} package copies; use matmulnbits or qdq"
             yield ("quantize", preparation), why
-    if recipe.quantize.embeddings is not None and (name not in catalog.SOLVERS or recipe.format != "matmulnbits"):
-        why = "tables are packed beside the weights of rtn or gptq, in format matmulnbits; leave embeddings out"
+    if recipe.quantize.embeddings is not None and (name not in catalog.SOLVERS or recipe.format not in catalog.TABLES):
+        why = "tables are packed beside the weights of rtn or gptq, in format matmulnbits or qdq; leave embeddings out"
         yield ("quantize", "embeddings"), why
     for rule in RULES:
         section, method, *_ = rule.place

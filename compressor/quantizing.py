@@ -117,7 +117,7 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
         packed = dict(catalog.resolve(form.where)(model, linears, tensors.read, **own))
         if recipe.quantize.embeddings:
             tables = embeddings.find_tables(model)
-            packed |= catalog.resolve(catalog.TABLES)(model, tables, tensors.read, recipe.package.accuracy_level)
+            packed |= catalog.resolve(catalog.TABLES[recipe.format])(model, tables, tensors.read, **own)
         if recipe.target == "cpu":  # where it was measured
             catalog.resolve(catalog.PACKING)()(model)
         return Packed(model, stored, packed)

@@ -141,7 +141,8 @@ class Quantize(Section):
     smoothquant: SmoothQuant | None = Field(None, description="scale activations before static_qdq or dynamic")
     budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
     embeddings: Literal[8, 4] | None = Field(
-        None, description="bits of embedding tables, in MatMulNBits packages; a head that is the same matrix reads them"
+        None,
+        description="bits of embedding tables, in matmulnbits and qdq; a head that is the same matrix is rounded too",
     )
     exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
 

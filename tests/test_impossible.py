@@ -16,6 +16,11 @@ from compressor.errors import RecipeError
         ("tensorrt", "dynamic: {}", "a.yaml:4: quantize.dynamic: TensorRT accepts static symmetric quantization only"),
         ("tensorrt", "static_qdq: {dtype: uint8}", "a.yaml:4: quantize.static_qdq.dtype: TensorRT accepts static"),
         ("tensorrt", "static_qdq: {symmetric: false}", "a.yaml:4: quantize.static_qdq.symmetric: TensorRT accepts"),
+        (
+            "tensorrt",
+            "{rtn: {group_size: 64}, embeddings: 8}",
+            "a.yaml:4: quantize.embeddings: TensorRT gathers no rows",
+        ),
         ("cpu", "static_qdq: {dtype: fp8}", "a.yaml:4: quantize.static_qdq.dtype: no CPU kernel computes in fp8"),
     ],
 )

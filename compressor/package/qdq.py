@@ -19,10 +19,11 @@ from compressor.quantize.qtensor import QTensor
 
 def replace_linears(model: ir.Model, linears: list[Linear], load: Callable[[str], QTensor]) -> Mapping[str, int]:
     """Put a DequantizeLinear and a MatMul in the place of each linear; returns the bytes of each packed weight."""
-    return {linear.name: _replace(model, linear, load(linear.name)) for linear in linears}
+    return {linear.name: replace(model, linear, load(linear.name)) for linear in linears}
 
 
-def _replace(model: ir.Model, linear: Linear, tensor: QTensor) -> int:
+def replace(model: ir.Model, linear: Linear, tensor: QTensor) -> int:
+    """Put a DequantizeLinear and a MatMul in the place of one linear; returns the bytes of its packed weight."""
     if linear.window is not None:
         return convolutions.replace(model, linear, tensor)
     arrays = dequantized.constants(tensor)

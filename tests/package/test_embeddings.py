@@ -75,7 +75,7 @@ def test_tables_are_searched_by_squared_error(tmp_path: Path) -> None:
     assert lost[True] < lost[False]
 
 
-@pytest.mark.parametrize("quantize", [{"dynamic": {}}, {"rtn": {}}])
+@pytest.mark.parametrize("quantize", [{"dynamic": {}}, {"llm_int8": {}}])
 def test_only_beside_packed_weights(quantize: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=r"quantize\.embeddings: tables are packed beside the weights of rtn or gptq"):
         recipe.build({"model": "x", "target": "generic", "quantize": {**quantize, "embeddings": 8}})
