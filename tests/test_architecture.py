@@ -82,7 +82,7 @@ def test_the_graph_side_of_quantization_sees_no_solver() -> None:
         ("compressor.quantize.solve", {"compressor.quantizing"}),
         ("compressor.export.causal_lm", {"compressor.export.text_generation"}),
         ("compressor.package.matmulnbits", {"compressor.package.embeddings"}),  # codes laid out alike
-        ("compressor.package.qdq", set()),  # named by the catalog alone
+        ("compressor.package.qdq", {"compressor.package.qdq_embeddings"}),  # a head is a product like any other
     ],
 )
 def test_the_top_is_imported_by_few(imported: str, importers: set[str]) -> None:
