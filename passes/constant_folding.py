@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import (
     FIRST_IR_WITH_PRIVATE_INITIALIZERS,
@@ -26,6 +25,7 @@ from passes.edits import Edits, named
 from passes.evaluation import EVALUATE, SHAPE_ONLY, evaluate
 from passes.linear import LINEAR
 from passes.local import become_identity
+from passes.nesting import every_node
 from passes.refusal import Refusal
 
 Array = npt.NDArray[Any]
@@ -63,7 +63,7 @@ class ConstantFolding(Edits, ir.passes.InPlacePass):
 
     def _sweep(self, model: ir.Model) -> bool:
         self.refusals = []
-        return any([self._fold(node, model.graph) for node in list(RecursiveGraphIterator(model.graph))])
+        return any([self._fold(node, model.graph) for node in list(every_node(model.graph))])
 
     def _fold(self, node: ir.Node, root: ir.Graph) -> bool:
         compute = _computation(node)

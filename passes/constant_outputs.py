@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
 from passes.local import drop, producer_of
+from passes.nesting import every_graph
 from passes.refusal import Refusal
 
 LARGEST_COPY = 1024  # bytes: a shape or a flag; a weight that others read too is not stored twice
@@ -28,7 +29,7 @@ class ConstantOutputs(ir.passes.InPlacePass):
         self.refusals = []
         if model.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
             return ir.passes.PassResult(model, modified=False)
-        graphs = (model.graph, *model.graph.subgraphs())
+        graphs = every_graph(model.graph)
         places = [(graph, place) for graph in graphs for place in range(len(graph.outputs))]
         return ir.passes.PassResult(model, any([self._pin(graph, place) for graph, place in places]))
 

@@ -14,6 +14,8 @@ import itertools
 import numpy as np
 import onnx_ir as ir
 
+from passes.nesting import every_graph, every_node
+
 # Before IR version 4 every initializer had to be a graph input as well, so none can be added behind the interface.
 FIRST_IR_WITH_PRIVATE_INITIALIZERS = 4
 IR_TOO_OLD = "before IR version 4 every initializer must be a graph input, so none can be added; raise the IR version"
@@ -72,6 +74,6 @@ def fresh_name(root: ir.Graph, stem: str) -> str:
 
 def names(root: ir.Graph) -> set[str | None]:
     """Of every value of `root` and of the graphs inside it."""
-    graphs = (root, *root.subgraphs())
+    graphs = every_graph(root)
     taken = {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
-    return taken | {value.name for node in root.all_nodes() for value in node.outputs}
+    return taken | {value.name for node in every_node(root) for value in node.outputs}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
-from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import constant, fresh_name
 from passes.edits import Edits, named
-from passes.nesting import roots
+from passes.nesting import every_node, roots
 from passes.refusal import Refusal
 
 # Where the standard keeps the switch: 1-6 the attribute is_test, 7-11 nowhere (never trains), 12+ the third input.
@@ -35,7 +34,7 @@ class DropoutRemoval(Edits, ir.passes.InPlacePass):
         return ir.passes.PassResult(model, any([self._sweep(root) for root in roots(model)]))
 
     def _sweep(self, root: ir.Graph) -> bool:
-        nodes = [node for node in RecursiveGraphIterator(root) if (node.domain, node.op_type) == ("", "Dropout")]
+        nodes = [node for node in every_node(root) if (node.domain, node.op_type) == ("", "Dropout")]
         return any([self._remove(node, root) for node in nodes])
 
     def _remove(self, node: ir.Node, root: ir.Graph) -> bool:

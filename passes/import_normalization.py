@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
 from passes.local import drop
 from passes.naming import make_names_unique
+from passes.nesting import every_graph, every_node
 from passes.refusal import Refusal
 from passes.shape_inference import ShapeInference, forget_shapes, known_sizes, knows_more, note_symbols
 
@@ -63,7 +63,7 @@ class ImportNormalization(ir.passes.InPlacePass):
         opset = model.opset_imports.get("", 1)
         if opset <= LAST_OPSET:
             return False
-        for node in model.graph.all_nodes():
+        for node in every_node(model.graph):
             if node.domain == "" and _since(node.op_type, opset) > LAST_OPSET:
                 self.refusals.append(Refusal.of(node, f"needs opset {opset}; ONNX Runtime loads {LAST_OPSET} at most"))
                 return False
@@ -95,7 +95,7 @@ def _settle_ir_version(model: ir.Model) -> bool:
 
 
 def _sort(root: ir.Graph) -> bool:
-    graphs = (root, *root.subgraphs())
+    graphs = tuple(every_graph(root))
     before = [list(graph) for graph in graphs]
     root.sort()
     return before != [list(graph) for graph in graphs]
@@ -108,7 +108,7 @@ def _inline(model: ir.Model) -> bool:
 def _lift_constants(model: ir.Model) -> bool:
     """A Constant that a graph outputs stays: an initializer cannot stand in its place in every runtime."""
     modified = False
-    for node in list(RecursiveGraphIterator(model.graph)):
+    for node in list(every_node(model.graph)):
         if (node.op_type, node.domain) == ("Constant", "") and not node.outputs[0].is_graph_output():
             tensor = constant(node.outputs[0])
             if tensor is not None:
@@ -117,7 +117,8 @@ def _lift_constants(model: ir.Model) -> bool:
                 result.replace_all_uses_with(add_initializer(model.graph, name, tensor))
                 drop(node)
                 modified = True
-    for graph in list(model.graph.subgraphs()):
+    _, *inner = every_graph(model.graph)
+    for graph in inner:
         for name, value in list(graph.initializers.items()):
             if not (value.is_graph_input() or value.is_graph_output()):
                 del graph.initializers[name]

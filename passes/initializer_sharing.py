@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from passes.edits import Edits
 from passes.local import Scope
+from passes.nesting import every_graph
 from passes.refusal import Refusal
 
 # A Transpose for each call is worth a copy less from here on; ONNX Runtime folds it into the MatMul that reads it.
@@ -37,7 +38,7 @@ class InitializerSharing(Edits, ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.edited = []
-        for graph in (model.graph, *model.graph.subgraphs()):
+        for graph in every_graph(model.graph):
             _share(_private(graph), self)
         _retie(_private(model.graph), Scope(model), self)
         return ir.passes.PassResult(model, bool(self.edited))

@@ -17,12 +17,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD, add_initializer, release
 from passes.edits import Edits, named
 from passes.naming import Names
-from passes.nesting import let_go
+from passes.nesting import every_node, let_go
 from passes.refusal import Refusal
 from passes.symbols import Symbols
 
@@ -57,7 +56,7 @@ class LocalPass(Edits, ir.passes.InPlacePass):
 
     def _sweep(self, scope: Scope) -> bool:
         self.refusals, before = [], len(self.edited)
-        for node in list(RecursiveGraphIterator(scope.model.graph)):
+        for node in list(every_node(scope.model.graph)):
             if node.op_type in self.operators and node.domain == "" and node.graph is not None:
                 self._visit(node, scope)
         return len(self.edited) > before

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from passes.nesting import every_graph
+
 
 class Names:
     """The names that values of `root` and of the graphs inside it bear."""
@@ -32,7 +34,7 @@ class Names:
 
 def values(root: ir.Graph) -> Iterator[ir.Value]:
     """Inputs, initializers and results of `root` and of every graph inside it; an input with a default comes twice."""
-    for graph in (root, *root.subgraphs()):
+    for graph in every_graph(root):
         yield from graph.inputs
         yield from graph.initializers.values()
         for node in graph:
@@ -42,7 +44,7 @@ def values(root: ir.Graph) -> Iterator[ir.Value]:
 def make_names_unique(root: ir.Graph) -> bool:
     """Two branches may use one name for two values; ONNX allows it, and whoever moves a value is caught by it."""
     names, seen, modified = Names(root), set[str | None](), False
-    for graph in (root, *root.subgraphs()):
+    for graph in every_graph(root):
         results = (value for node in graph for value in node.outputs)
         for value in dict.fromkeys((*graph.inputs, *graph.initializers.values(), *results)):
             if value.name == "":  # an output left out

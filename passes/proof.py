@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, constant, is_finite
-from passes.nesting import roots, subgraphs
+from passes.nesting import every_graph, every_node, roots, subgraphs
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -106,7 +105,7 @@ def _tolerance(model: ir.Model, coarsest: ir.DataType | None) -> float:
     A weight that was folded anew moves every product by an epsilon; sums and layers carry that some hundred epsilons
     far, which is well below. A rewrite that is wrong is off by the size of the output, which is far above.
     """
-    values = (value for root in roots(model) for node in root.all_nodes() for value in node.outputs)
+    values = (value for root in roots(model) for node in every_node(root) for value in node.outputs)
     types = {value.dtype for value in (*model.graph.inputs, *values)} | {tensor.dtype for tensor in weights(model)}
     types |= {coarsest}
     return math.sqrt(max((EPSILON[dtype] for dtype in types if dtype in EPSILON), default=EPSILON[ir.DataType.FLOAT]))
@@ -116,7 +115,7 @@ def _random_outputs(model: ir.Model) -> frozenset[str]:
     """The graph outputs that depend on an unseeded draw, directly or through what a subgraph captures."""
     drawn: set[ir.Value | None] = set()
     for node in model.graph:
-        inner = [node, *(n for subgraph in subgraphs(node) for n in RecursiveGraphIterator(subgraph))]
+        inner = [node, *(n for subgraph in subgraphs(node) for n in every_node(subgraph))]
         if any(_draws(n) or not drawn.isdisjoint(n.inputs) for n in inner):
             drawn.update(node.outputs)
     return frozenset(value.name or "" for value in model.graph.outputs if value in drawn)
@@ -151,9 +150,9 @@ def require_finite(after: ir.Model, before: ir.Model) -> None:
 def weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     """Every tensor the file carries: initializers of all graphs, and the attributes of Constant and ConstantOfShape."""
     for root in roots(model):
-        for graph in (root, *root.subgraphs()):
+        for graph in every_graph(root):
             yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
-        attributes = (attribute for node in root.all_nodes() for attribute in node.attributes.values())
+        attributes = (attribute for node in every_node(root) for attribute in node.attributes.data.values())
         yield from (a.as_tensor() for a in attributes if a.type == ir.AttributeType.TENSOR and not a.is_ref())
 
 

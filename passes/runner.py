@@ -12,13 +12,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
-from passes.nesting import roots
+from passes.nesting import every_graph, every_node, roots
 from passes.proof import DisproofError, Probe, Reference, require_finite, weights
 from passes.refusal import Refusal
 
@@ -89,17 +90,20 @@ class _Way(Protocol):
 def _until_nothing_changes(
     way: _Way, passes: Sequence[ir.passes.PassBase], track: Track, rounds: int
 ) -> tuple[ir.Model, tuple[PassOutcome, ...]]:
-    """Rounds of passes; one that was rolled back is not tried again."""
+    """Rounds of passes, until the model is one in which none finds anything; rolled back is not tried again."""
     outcomes = [way.apply(graph_pass) for graph_pass in track(passes, "passes")]
-    good = [one for one, outcome in zip(passes, outcomes, strict=True) if not outcome.rolled_back]
-    changing = any(outcome.modified for outcome in outcomes)
-    for _ in range(rounds - 1):
-        if not changing:
+    good = deque(one for one, outcome in zip(passes, outcomes, strict=True) if not outcome.rolled_back)
+    kept = [outcome.modified for outcome in outcomes if not outcome.rolled_back]
+    behind = max((place for place, modified in enumerate(kept, start=1) if modified), default=0)
+    for _ in range((rounds - 1) * len(good)):
+        if not behind:  # every pass has seen the model as it is now
             break
-        latest = [way.apply(graph_pass) for graph_pass in good]
-        outcomes += [outcome for outcome in latest if outcome.modified or outcome.rolled_back]
-        good = [one for one, outcome in zip(good, latest, strict=True) if not outcome.rolled_back]
-        changing = any(outcome.modified for outcome in latest)
+        outcome = way.apply(good[0])
+        good.rotate(-1)
+        if outcome.rolled_back:
+            good.pop()
+        behind = len(good) if outcome.modified else behind - 1
+        outcomes += [outcome] if outcome.modified or outcome.rolled_back else []
     proven = way.finish(outcomes)
     return way.model, proven
 
@@ -187,7 +191,7 @@ class _Count(NamedTuple):
 
     @classmethod
     def of(cls, model: ir.Model) -> _Count:
-        nodes = sum(1 for root in roots(model) for _ in root.all_nodes())
+        nodes = sum(1 for root in roots(model) for _ in every_node(root))
         return cls(nodes, sum(tensor.nbytes for tensor in weights(model)))
 
 
@@ -210,7 +214,7 @@ def _copy(model: ir.Model) -> ir.Model:
     """Shares the tensors and nothing else: `clone` shares types too, and `value.dtype = ...` writes into them."""
     twin = model.clone()
     for root in roots(twin):
-        for graph in (root, *root.subgraphs()):
+        for graph in every_graph(root):
             for value in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)):
                 value.type = copy.copy(value.type)
     return twin

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from passes.naming import values
+from passes.nesting import every_node
 from passes.refusal import Refusal
 from passes.symbols import GIVEN, INFERRED, Size, Symbol, Symbols
 
@@ -53,7 +54,7 @@ def forget_shapes(model: ir.Model) -> None:
 
     What operators of other domains give, no rule can tell again, and it stays.
     """
-    for node in model.graph.all_nodes():
+    for node in every_node(model.graph):
         for value in node.outputs:
             if node.domain == "" and not value.is_graph_output():
                 value.shape = None
@@ -65,7 +66,7 @@ def note_symbols(root: ir.Graph) -> None:
     A size of a graph input keeps the name that the file gives it.
     """
     symbols, names = Symbols(root, trust_names=True), _SizeNames(root)
-    for node in root.all_nodes():
+    for node in every_node(root):
         for value in node.outputs:
             sizes = None if value.is_graph_output() or node.domain else symbols.shape(value)
             if sizes is not None and isinstance(value.type, (ir.TensorType, type(None))):

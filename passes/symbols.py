@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.traversal import RecursiveGraphIterator
 
 from passes.constants import constant
+from passes.nesting import every_node
 
 Symbol = tuple[str, int]  # a value's name and an axis; as content: its name and the place of the element
 LONGEST_CONTENT = 64  # entries; shapes are shorter, and weights are not for us
@@ -116,7 +116,7 @@ class Symbols:
         self._names = _trusted(root) if trust_names else {}
         self._shapes: dict[ir.Value, Sizes | None] = {}
         self._contents: dict[ir.Value, Sizes | None] = {}
-        for node in RecursiveGraphIterator(root):
+        for node in every_node(root):
             self._note(node)
 
     def shape(self, value: ir.Value | None) -> Sizes | None:
