@@ -14,6 +14,7 @@ With --json one document goes to standard output; progress and messages go to st
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -79,6 +80,9 @@ Summary = Annotated[
     Path | None, typer.Option("--summary", help="Append the report in Markdown, e.g. to $GITHUB_STEP_SUMMARY.")
 ]
 Input = Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")]
+Inputs = Annotated[
+    list[Path], typer.Argument(help="An artifact's folder, or a bare .onnx file; several: each into DIR/<its name>.")
+]
 
 
 @app.command()
@@ -148,7 +152,7 @@ def export(
 
 @app.command()
 def optimize(
-    input_: Input,
+    inputs: Inputs,
     output: Output,
     target: For = "generic",
     dtype: Annotated[str | None, typer.Option("--dtype", help="float16 or bfloat16 inside, where kernels are.")] = None,
@@ -158,7 +162,7 @@ def optimize(
     ] = False,
     strict: Strict = False,
     json_: Json = False,
-) -> None:
+) -> int:
     """Run the graph passes, each proven or rolled back."""
     from compressor.deferred import defer
 
@@ -166,14 +170,18 @@ def optimize(
     from compressor import catalog, optimizing, sources, tables
     from compressor.artifact import Shelf
 
-    data = {"model": str(input_), "target": target, "optimize": {"dtype": dtype}}
+    data = {"model": str(inputs[0]), "target": target, "optimize": {"dtype": dtype}}
     plain = not (set_ or dtype) and target in catalog.TARGETS  # else the recipe says what is wrong, or what was set
     wanted = optimizing.Target(target) if plain else _build(data, set_)
-    made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(output, exact=True), _progress())
-    _show_artifact(made, json_)
-    if explain and not json_ and (refusals := tables.refusals(made)):  # the document has them anyway
-        _table("left alone", refusals)
-    _fail_on_fallbacks(made, strict=strict)
+
+    def one(input_: Path, place: Path) -> None:
+        made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(place, exact=True), _progress())
+        _show_artifact(made, json_)
+        if explain and not json_ and (refusals := tables.refusals(made)):  # the document has them anyway
+            _table("left alone", refusals)
+        _fail_on_fallbacks(made, strict=strict)
+
+    return _each(inputs, output, one)
 
 
 @app.command()
@@ -506,6 +514,25 @@ def _guarded(command: Callable[[], object]) -> int:
         traceback.print_exc()
         _say(f"this is a bug in compress: {type(error).__name__}: {error}. Please report the lines above")
         return BUG
+
+
+def _each(inputs: Sequence[Path], output: Path, work: Callable[[Path, Path], None]) -> int:
+    """Work on one input; on several each by itself, into a folder of its name. Returns: the gravest of their codes."""
+    if len(inputs) == 1:
+        work(inputs[0], output)
+        return DONE
+    places: dict[Path, Path] = {}
+    for path in inputs:
+        place = output / (path.stem if path.suffix == ".onnx" else path.resolve().name)
+        if place in places:
+            raise RequestError(f"{path}: goes to {place}, as {places[place]} does; run it with an output of its own")
+        places[place] = path
+    codes = []
+    for place, path in places.items():
+        codes.append(_guarded(functools.partial(work, path, place)))
+        if codes[-1] == INTERRUPTED:
+            break
+    return max(codes)
 
 
 def _say(*lines: str) -> None:

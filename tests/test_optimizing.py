@@ -1,7 +1,8 @@
-"""`optimize.dtype`: real networks in half the bytes, as the target can run them, proven within the type."""
+"""`compress optimize` on several files; `optimize.dtype`: real networks in half the bytes, as the target can run them, proven within the type."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,3 +103,30 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     known: dict[str, Path] = {}
     return lambda name: known.setdefault(name, exported(name)) if name not in known else known[name]
+
+
+def test_several_files_go_into_folders_of_their_names(perceptron: Path, tmp_path: Path, compress: Compress) -> None:
+    """The one that is refused keeps none of the others from being made, and decides the exit code."""
+    broken, again = tmp_path / "broken.onnx", tmp_path / "again.onnx"
+    broken.touch()
+    shutil.copy(perceptron, again)
+    ended = compress("optimize", perceptron, broken, again, "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert [line for line in ended.err.splitlines() if "passes" not in line] == [
+        f"compress: {broken}: not a readable ONNX model (its graph has no output)"
+    ]
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["again", perceptron.stem]
+    compress("optimize", perceptron, "-o", tmp_path / "alone")
+    alone, beside = (folder / "model.onnx" for folder in (tmp_path / "alone", tmp_path / "out" / perceptron.stem))
+    assert alone.read_bytes() == beside.read_bytes()
+
+
+def test_two_files_of_one_name_are_refused(perceptron: Path, tmp_path: Path, compress: Compress) -> None:
+    other = tmp_path / "other" / perceptron.name
+    other.parent.mkdir()
+    shutil.copy(perceptron, other)
+    ended = compress("optimize", perceptron, other, "-o", tmp_path / "out")
+    place = tmp_path / "out" / perceptron.stem
+    line = f"compress: {other}: goes to {place}, as {perceptron} does; run it with an output of its own\n"
+    assert (ended.code, ended.err) == (2, line)
+    assert not (tmp_path / "out").exists()

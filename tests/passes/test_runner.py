@@ -119,6 +119,37 @@ def test_a_pass_that_claims_nothing_changes_nothing() -> None:
     laws.assert_same(laws.run(graphs.dead_chain()), laws.run(result))
 
 
+class Times(ir.passes.InPlacePass):
+    """Changes something the first few times that it is called, and writes each call down."""
+
+    def __init__(self, name: str, changing: int, calls: list[str]) -> None:
+        self.name, self.changing, self.calls = name, changing, calls
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.calls.append(self.name)
+        self.changing -= 1
+        return ir.passes.PassResult(model, modified=self.changing >= 0)
+
+
+@pytest.mark.parametrize(
+    ("changing", "called"),
+    [
+        ((0, 0, 0), "abc"),
+        ((1, 0, 0), "abca"),
+        ((0, 0, 1), "abcabc"),
+        ((0, 2, 0), "abcabcab"),
+        ((1, 1, 9), "abcabcabc"),  # three rounds and no more
+    ],
+)
+def test_each_pass_sees_the_model_as_it_is_in_the_end_and_none_sees_it_twice(
+    changing: tuple[int, int, int], called: str
+) -> None:
+    calls: list[str] = []
+    passes = [Times(name, times, calls) for name, times in zip("abc", changing, strict=True)]
+    run_passes(graphs.dead_chain(), passes, laws.run, rounds=3)
+    assert "".join(calls) == called
+
+
 def test_nodes_out_of_order_are_no_obstacle() -> None:
     model = graphs.dead_chain()
     nodes = list(model.graph)

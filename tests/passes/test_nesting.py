@@ -1,0 +1,27 @@
+"""Walks over graphs inside graphs: the order of onnx-ir's own, in less time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import pytest
+
+from passes.nesting import every_graph, every_node
+from tests import graphs, trap_graphs
+
+NESTED = [graphs.dropout_in_branch, graphs.constant_in_loop, graphs.dead_branches, trap_graphs.branch_shares_a_name]
+
+
+@pytest.mark.parametrize("make", NESTED)
+def test_every_node_in_the_order_of_onnx_ir(make: Callable[[], ir.Model]) -> None:
+    model = make()
+    walked = list(every_node(model.graph))
+    assert walked == list(ir.traversal.RecursiveGraphIterator(model.graph))
+    assert len(walked) > len(model.graph), "there are graphs inside"
+
+
+@pytest.mark.parametrize("make", NESTED)
+def test_every_graph_outer_ones_first(make: Callable[[], ir.Model]) -> None:
+    model = make()
+    assert list(every_graph(model.graph)) == [model.graph, *model.graph.subgraphs()]
