@@ -1,4 +1,4 @@
-"""`compress optimize` on several files; `optimize.dtype`: real networks in half the bytes, as the target can run them, proven within the type."""
+"""`compress optimize`: several files; and `--dtype`: half the bytes, as the target can run, proven within the type."""
 
 from __future__ import annotations
 

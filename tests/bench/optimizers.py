@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="compress-bench-") as folder:
         rows = {file.stem: _measure(file, pythons, Path(folder) / file.stem) for file in files}
     summary = {name: _summary(rows, name) for name in pythons}
-    RESULTS.write_text(json.dumps(_facts() | {"summary": summary, "files": rows}, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(facts() | {"summary": summary, "files": rows}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(summary, indent=2))
 
 
@@ -75,7 +75,7 @@ def _measure(file: Path, pythons: dict[str, Path], folder: Path) -> dict[str, An
         place = folder / name.replace(" ", "-")
         place.mkdir(parents=True)
         result = place / "out" / "model.onnx" if name == "compress" else place / "model.onnx"
-        row[name] = _run(command_of(name, python, file, result))
+        row[name] = run(command_of(name, python, file, result))
         if result.is_file() and row[name]["code"] == 0:
             row[name] |= _said("optimizer_judge", file, result) or {"verdict": "wrong: the judge could not read it"}
         if _is_right(row[name]):
@@ -93,7 +93,7 @@ def command_of(name: str, python: Path, file: Path, result: Path) -> list[str]:
     return [str(python), *TOOLS[name].arguments, str(file), str(result)]
 
 
-def _run(command: list[str]) -> dict[str, Any]:
+def run(command: list[str]) -> dict[str, Any]:
     """Seconds, peak memory and exit code of a process; its words are dropped."""
     begin = time.perf_counter()
     process = subprocess.Popen(
@@ -161,7 +161,7 @@ def _latency_ratio(rows: dict[str, dict[str, Any]], name: str, other: str) -> fl
     return round(math.exp(sum(logs) / len(logs)), 3) if logs else None
 
 
-def _facts() -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
