@@ -8,7 +8,7 @@ Works on a copy; the weights are not copied. Constants become initializers, as O
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -17,7 +17,6 @@ from onnx import inliner
 from onnx_ir.passes import common
 
 from compressor.providers import kernels
-from passes.nesting import subgraphs
 
 # Outputs whose type an attribute names: an element type as a number, or a tensor that has one.
 TYPE_ATTRIBUTE = {
@@ -107,6 +106,15 @@ def _make_cast(node: ir.Node, type_: str) -> None:
     node.op_type = "Cast"
     node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType[type_.upper()]))
     node.resize_inputs(1)
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The bodies that a node carries: branches of an If, of a Loop, of a Scan."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
 
 
 def _give_types(node: ir.Node, schema: Any) -> None:

@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from compressor.decoder import Feeds
 from compressor.providers import cost, graph_types
+from compressor.providers.graph_types import subgraphs
 from compressor.session import Backend, load_model, session_options, start
-from passes.nesting import subgraphs
 
 COPY_OPERATORS = ("MemcpyToHost", "MemcpyFromHost")
 

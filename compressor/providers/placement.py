@@ -19,9 +19,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from compressor.providers import kernels, rules, tensorrt
-from compressor.providers.graph_types import type_of, types_of
+from compressor.providers.graph_types import subgraphs, type_of, types_of
 from compressor.providers.kernels import CPU, CUDA, TENSORRT, Kernel, KernelTable
-from passes.nesting import subgraphs
 
 Outcome = Literal["runs", "host", "falls back", "refused"]
 SMALL = 100  # elements; ONNX Runtime's limit for a constant that is cheap to have on both sides
