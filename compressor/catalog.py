@@ -73,6 +73,7 @@ PASSES = {
     "slice-splitting": GraphPass(
         "passes.slice_splitting:SliceSplitting", ANYWHERE, "one walk over the value instead of one for each piece"
     ),
+    "slice-merging": GraphPass("passes.slice_merging:SliceMerging", ANYWHERE, "what is cut away is never copied"),
     "cast-merging": GraphPass("passes.cast_merging:CastMerging", ANYWHERE, "one change of type instead of several"),
     "transpose-merging": GraphPass(
         "passes.transpose_merging:TransposeMerging",

@@ -14,7 +14,7 @@ import itertools
 import numpy as np
 import onnx_ir as ir
 
-from passes.nesting import every_graph, every_node
+from passes.nesting import every_graph, every_node, let_go
 
 # Before IR version 4 every initializer had to be a graph input as well, so none can be added behind the interface.
 FIRST_IR_WITH_PRIVATE_INITIALIZERS = 4
@@ -54,11 +54,17 @@ def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
 
 
 def release(value: ir.Value) -> bool:
-    """Drop a constant that nobody reads any more; one that a graph's interface names stays. Tells whether it went."""
+    """Drop a value that nobody reads any more, with the node that made it; one that a graph's interface names stays.
+
+    Tells whether it went: of a node of several results, all go or none.
+    """
     producer, graph = value.producer(), value.graph
     if graph is None or value.uses() or value.is_graph_output() or value.is_graph_input():
         return False
     if producer is not None:
+        if any(output.uses() or output.is_graph_output() for output in producer.outputs):
+            return False
+        let_go(producer)
         graph.remove(producer, safe=True)
     else:
         del graph.initializers[value.name or ""]

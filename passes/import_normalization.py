@@ -52,7 +52,7 @@ class ImportNormalization(ir.passes.InPlacePass):
         ]
         before = known_sizes(model.graph)
         if not model.meta.get(NORMAL) and model.producer_name != OURS:
-            forget_shapes(model)
+            modified.append(forget_shapes(model))
         model.meta[NORMAL] = True
         shapes(model)
         note_symbols(model.graph)

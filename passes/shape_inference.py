@@ -49,15 +49,20 @@ class ShapeInference(ir.passes.InPlacePass):
         self.refusals.append(Refusal(proto.graph.name, "Graph", " ".join(str(error).split())[:200]))
 
 
-def forget_shapes(model: ir.Model) -> None:
+def forget_shapes(model: ir.Model) -> bool:
     """Drop what a file says of the sizes between its inputs and outputs: a stale batch size there misleads folding.
 
-    What operators of other domains give, no rule can tell again, and it stays.
+    What operators of other domains give, no rule can tell again, and it stays. What a Loop carries keeps its rank: its
+    sizes may be others in each trip, and no runtime holds a body to those it declares. Tells whether one went.
     """
     for node in every_node(model.graph):
         for value in node.outputs:
             if node.domain == "" and not value.is_graph_output():
                 value.shape = None
+    claimed = [value for graph in model.graph.subgraphs() for value in graph.inputs if any(_numbers(value.shape) or ())]
+    for value in claimed:
+        value.shape = ir.Shape([None] * len(value.shape or ()))
+    return bool(claimed)
 
 
 def note_symbols(root: ir.Graph) -> None:

@@ -58,3 +58,16 @@ def test_only_what_nobody_reads_is_released() -> None:
     for reader, place in list(default.uses()):
         reader.replace_input_with(place, None)
     assert not release(default), "the interface names it"
+
+
+def test_of_a_node_of_several_results_all_go_or_none() -> None:
+    """Dropping the one reader of a Split's second piece must leave the first."""
+    text = "(float[2,4] x) => (float[1,4] y) { h = Neg(x)  a, b = Split<axis = 0>(h, k)  y = Abs(a) }"
+    graph = graphs.build(text, opset=13, k=np.array([1, 1])).graph
+    split = graph[1]
+    assert not release(split.outputs[1])
+    assert split.graph is graph
+    graph.outputs.clear()
+    graph.remove(graph[2], safe=True)
+    assert release(split.outputs[1])
+    assert [node.op_type for node in graph] == ["Neg"]

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.import_normalization import ImportNormalization
+from passes.noop_elimination import NoopElimination
 from tests import graphs, laws
 
 
@@ -62,3 +63,18 @@ def test_sizes_that_follow_are_written() -> None:
 def test_a_second_time_there_is_nothing_to_do() -> None:
     model = normal(graphs.conv_batchnorm())
     assert not ImportNormalization()(model).modified
+
+
+def test_the_sizes_that_a_body_declares_are_not_believed() -> None:
+    """The Loop is given [2, 1], and its body says [2, 6]: the sum with zeros is wider than what it gets."""
+    text = """(float[2,W] x) => (float[2,V] y) {
+        y = Loop (trips, go, x) <body = b (int64 i, bool c, float[2,6] h) => (bool d, float[R,S] s) {
+            d = Identity(c)  s = Add(h, zeros)
+        }>
+    }"""
+    model = graphs.build(text, trips=np.array(2), go=np.array(True), zeros=np.zeros((1, 6), np.float32))
+    feeds = {"x": graphs.normal(2, 1)}
+    expected = laws.run(model, feeds)
+    left = laws.run(NoopElimination()(normal(model)).model, feeds)
+    laws.assert_same(expected, left)
+    assert left["y"].shape == (2, 6)
