@@ -40,10 +40,16 @@ class Turn:
     answered: bool = False  # a token came since it was admitted: its prompt lies in blocks
     again: int = 0  # tokens that were delivered before a preemption and are drawn again
     cached_tokens: int = 0
+    read: int = 0  # of its tokens, those that lie in blocks by our forecast
 
     @property
     def generated(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def unread(self) -> int:
+        """Tokens that the Engine has to compute before it answers, or the one that follows its last answer."""
+        return 1 if self.answered else len(self.tokens) - self.read
 
     @property
     def is_greedy(self) -> bool:
@@ -115,6 +121,7 @@ class Engine:
         before, self.ended = self.ended, []
         if not self.running:
             return before
+        self._forecast()
         events = list(self.engine.run(self.buffer))
         self.tally.steps += 1
         found = [event for raw in events for event in self._translate(raw)]
@@ -126,9 +133,13 @@ class Engine:
     # --- into the Engine and out of it --------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Waiting requests in order, as long as there are places and the blocks are forecast to suffice."""
+        """Waiting requests in order, as long as there are places, tokens in the next call, and blocks by our forecast.
+
+        The Engine gives every prompt that it has a token of each call, and attention computes that one as a whole tile:
+        eight prompts of 432 tokens at once cost a third more than one after another (built-in model, 416 and 308 ms).
+        """
         for one in list(self.waiting):
-            if len(self.running) == self.limits.max_batch:
+            if len(self.running) == self.limits.max_batch or self._reading() >= self.limits.max_step_tokens:
                 return
             self._hash(one)
             if self._in_flight(one):
@@ -158,6 +169,20 @@ class Engine:
         if wanted.guidance:
             options.set_guidance(wanted.guidance.kind, wanted.guidance.text)
         one.turn = one.handle.begin_turn(tokens, options)
+        known = next((at for at, content in enumerate(one.hashes) if content not in self.filled), len(one.hashes))
+        one.read = min(known * self.limits.block_size, len(one.tokens) - 1)
+
+    def _reading(self) -> int:
+        """Tokens that wait for the next call inside the Engine."""
+        return sum(one.unread for one in self.running)
+
+    def _forecast(self) -> None:
+        """The next call computes what follows an answer first, then prompts in their order."""
+        budget = self.limits.max_step_tokens - sum(one.answered for one in self.running)
+        for one in self.running:
+            if not one.answered:
+                count = min(one.unread, budget)
+                one.read, budget = one.read + count, budget - count
 
     def _translate(self, raw: Any) -> list[Event]:
         one = next((one for one in self.running if one.handle == raw.request), None)

@@ -69,6 +69,20 @@ def test_a_late_request_joins_and_does_not_wait(name: str, tiny: Tiny) -> None:
     assert backend.usage().tally.steps < 24
 
 
+def test_prompts_are_read_one_after_another(name: str, tiny: Tiny) -> None:
+    """A token of each prompt in every call would be a tile of the attention for each."""
+    backend = tiny(None).make(name, CHUNKED)
+    requests = [Request((2 + each,) * 40, 1) for each in range(3)]
+    for request in requests:
+        backend.submit(request)
+    seen = []
+    while backend.busy:
+        backend.step()
+        seen.append((backend.usage().running, backend.usage().waiting))
+    assert seen[0] == (1, 2)
+    assert len(seen) == -(-3 * 40 // CHUNKED.max_step_tokens)  # and no call is left half empty
+
+
 def test_who_leaves_leaves_no_trace(name: str, tiny: Tiny) -> None:
     model = tiny(None)
     requests, backend = mixed(9, model.vocab, seed=3), model.make(name, CHUNKED)
