@@ -422,11 +422,12 @@ def serve(
         from compressor.serve import http
     except ImportError as error:
         raise MachineError(f"{error.name} is not installed; `pip install 'compress-onnx[serve]'` brings it") from None
+    place = http.listen(host, port)
     make = served.backend(backend, served.limits(max_batch, cache_tokens, threads))
     options = http.Options(name or artifact.resolve().name, api_key, max_new_tokens=max_new_tokens)
     server = http.start(served, make, options, queue)
     _say(f"{options.name} at http://{host}:{port}/v1, {max_batch} at once; Ctrl-C ends it")
-    http.run(server, host, port)
+    http.run(server, place)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from compressor.errors import RequestError
 
-Finish = Literal["stop", "length", "cancelled", "failed"]
+Finish = Literal["stop", "length", "cancelled", "refused", "failed"]  # refused: no backend can begin it
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Engine:
                 self._begin(one)
                 self.running.append(one)
             except Exception as error:  # a schema that its grammar library refuses, for one
-                self.ended.append(Event(one.number, finish="failed", error=str(error).strip()[:300]))
+                self.ended.append(Event(one.number, finish="refused", error=str(error).strip()[:300]))
 
     def _begin(self, one: Turn) -> None:
         """A greedy request goes on from its tokens; another draws them again, from the same seed, unseen."""

@@ -10,29 +10,38 @@ import asyncio
 import contextlib
 import hmac
 import json
-import time
-import uuid
+import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
-from compressor.errors import RequestError
+from compressor.errors import MachineError, RequestError
 from compressor.serve import chat_template
+from compressor.serve.answers import Answer, HttpError
 from compressor.serve.backend import Backend, Event, Request
 from compressor.serve.loop import ClosedError, Listener, Loop, QueueFullError, Ticket
 from compressor.serve.metrics import Metrics
-from compressor.serve.openai_schema import Chat, Common, Completion
+from compressor.serve.openai_schema import Chat, Common, Completion, explain
 from compressor.serve.served import Served
 from compressor.serve.text import Text
 
 Form = TypeVar("Form", bound=Common)
 PROMETHEUS = "text/plain; version=0.0.4"
+ROUTES = {
+    "/health": ("GET", "health"),
+    "/metrics": ("GET", "scrape"),
+    "/v1/models": ("GET", "models"),
+    "/v1/models/{name}": ("GET", "model"),
+    "/v1/completions": ("POST", "complete"),
+    "/v1/chat/completions": ("POST", "chat"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,47 +54,6 @@ class Options:
     max_new_tokens: int = 1024
 
 
-class HttpError(Exception):
-    """Ends a request with a status and OpenAI's form of an error."""
-
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
-        super().__init__(message)
-        self.status, self.message, self.kind = status, message, kind
-
-
-@dataclass
-class Answer:
-    """One request while it is answered."""
-
-    chat: bool
-    model: str
-    prompt_tokens: int
-    text: Text
-    events: asyncio.Queue[Event]
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    begun: float = field(default_factory=time.perf_counter)
-    first: float | None = None
-    last: float = 0.0
-    finish: str = ""
-    cached_tokens: int = 0
-
-    @property
-    def new_tokens(self) -> int:
-        return len(self.text.tokens)
-
-    def head(self, kind: str) -> dict[str, Any]:
-        prefix, name = ("chatcmpl", f"chat.completion{kind}") if self.chat else ("cmpl", "text_completion")
-        return {"id": f"{prefix}-{self.id}", "object": name, "created": int(time.time()), "model": self.model}
-
-    def usage(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.new_tokens,
-            "total_tokens": self.prompt_tokens + self.new_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        }
-
-
 class Server:
     """Routes, and what they share."""
 
@@ -94,12 +62,10 @@ class Server:
 
     def app(self) -> FastAPI:
         app = FastAPI(title="compress serve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._life)
-        app.add_api_route("/health", self.health, methods=["GET"])
-        app.add_api_route("/metrics", self.scrape, methods=["GET"])
-        app.add_api_route("/v1/models", self.models, methods=["GET"])
-        app.add_api_route("/v1/completions", self.complete, methods=["POST"])
-        app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
-        app.add_exception_handler(HttpError, _say)
+        for path, (method, name) in ROUTES.items():
+            app.add_api_route(path, getattr(self, name), methods=[method])
+        for kind in (HttpError, HTTPException, Exception):
+            app.add_exception_handler(kind, _say)
         return app
 
     @contextlib.asynccontextmanager
@@ -120,13 +86,27 @@ class Server:
 
     async def models(self, http: HttpRequest) -> Response:
         self._admit(http)
-        entry = {"id": self.options.name, "object": "model", "created": 0, "owned_by": "compress"}
-        return JSONResponse({"object": "list", "data": [entry]})
+        return JSONResponse({"object": "list", "data": [self._entry()]})
+
+    async def model(self, http: HttpRequest, name: str) -> Response:
+        self._admit(http)
+        self._known(name)
+        return JSONResponse(self._entry())
+
+    def _entry(self) -> dict[str, Any]:
+        return {"id": self.options.name, "object": "model", "created": 0, "owned_by": "compress"}
+
+    def _known(self, name: str) -> None:
+        if name != self.options.name:
+            raise HttpError(404, f"no model {name!r} here; it is {self.options.name!r}", field="model")
 
     async def complete(self, http: HttpRequest) -> Response:
         self._admit(http)
         form = await self._read(http, Completion)
-        prompt = self._encode(form.prompt, special=True) if isinstance(form.prompt, str) else form.prompt
+        given = form.one_prompt
+        prompt = self._encode(given, special=True) if isinstance(given, str) else given
+        if not prompt:
+            raise HttpError(400, "prompt: it has no token, and this tokenizer begins a text with none", field="prompt")
         return await self._answer(http, form, prompt, form.wanted, chat=False)
 
     async def chat(self, http: HttpRequest) -> Response:
@@ -155,12 +135,9 @@ class Server:
         try:
             found = form.model_validate_json(bytes(body))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            said = first["msg"].removeprefix("Value error, ")
-            raise HttpError(400, f"{place}: {said}" if place else said) from None
-        if found.model != self.options.name:
-            raise HttpError(404, f"no model {found.model!r} here; it is {self.options.name!r}")
+            field, said = explain(error)
+            raise HttpError(400, said, field=field) from None
+        self._known(found.model)
         if found.guidance and not self.loop.backend.guides:
             raise HttpError(400, "response_format: this backend cannot guide its output; --backend engine can")
         return found
@@ -188,10 +165,7 @@ class Server:
     async def _answer(
         self, http: HttpRequest, form: Common, prompt: list[int], wanted: int | None, *, chat: bool
     ) -> Response:
-        try:
-            text = Text(self.served.tokenizer, form.stops)
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
+        text = Text(self.served.tokenizer, form.stops)
         here = asyncio.get_running_loop()
         answer = Answer(chat, self.options.name, len(prompt), text, asyncio.Queue())
 
@@ -200,9 +174,19 @@ class Server:
 
         ticket = self._submit(form, prompt, wanted, listener)
         if form.stream:
+            if form.guidance:
+                await self._begun(answer)
             chunks = self._stream(answer, ticket, with_usage=form.stream_options.include_usage)
             return StreamingResponse(chunks, media_type="text/event-stream")
         return await self._whole(http, answer, ticket)
+
+    async def _begun(self, answer: Answer) -> None:
+        """Wait for the first event: a schema that is refused is an error with its status, not the end of a stream."""
+        first = await answer.event()
+        if first.finish == "refused":
+            self.metrics.ended(first.finish, 0, None, 0.0)
+            raise _fault(first)
+        answer.early.append(first)
 
     async def _whole(self, http: HttpRequest, answer: Answer, ticket: Ticket) -> Response:
         """All of it at once, unless the client leaves before."""
@@ -213,10 +197,7 @@ class Server:
         if not gathered.done():
             gathered.cancel()
             return Response(status_code=499)  # nobody reads it
-        text = gathered.result()
-        said = {"message": {"role": "assistant", "content": text}} if answer.chat else {"text": text}
-        choice = {"index": 0, "finish_reason": answer.finish, "logprobs": None, **said}
-        return JSONResponse({**answer.head(""), "choices": [choice], "usage": answer.usage()})
+        return JSONResponse(answer.whole(gathered.result()))
 
     async def _gather(self, answer: Answer, ticket: Ticket) -> str:
         return "".join([piece async for piece in self._pieces(answer, ticket)])
@@ -224,14 +205,14 @@ class Server:
     async def _stream(self, answer: Answer, ticket: Ticket, *, with_usage: bool) -> AsyncIterator[str]:
         """Server-sent events: pieces, the finish reason, usage where it is wanted, [DONE]."""
         if answer.chat:
-            yield _event(answer, {"delta": {"role": "assistant", "content": ""}})
+            yield answer.chunk({"delta": {"role": "assistant", "content": ""}})
         try:
             async for piece in self._pieces(answer, ticket):
-                yield _event(answer, {"delta": {"content": piece}} if answer.chat else {"text": piece})
+                yield answer.chunk({"delta": {"content": piece}} if answer.chat else {"text": piece})
         except HttpError as error:
-            yield f"data: {json.dumps(_body(error))}\n\n"
+            yield f"data: {json.dumps(error.body())}\n\n"
             return
-        yield _event(answer, {"delta": {}} if answer.chat else {"text": ""}, answer.finish)
+        yield answer.chunk({"delta": {}} if answer.chat else {"text": ""}, answer.finish)
         if with_usage:
             yield f"data: {json.dumps({**answer.head('.chunk'), 'choices': [], 'usage': answer.usage()})}\n\n"
         yield "data: [DONE]\n\n"
@@ -240,37 +221,17 @@ class Server:
         """Text as it comes. Left before its end, by an error or by a client that is gone, the request is cancelled."""
         try:
             while not answer.finish:
-                event = await answer.events.get()
-                if event.finish == "failed":
-                    answer.finish = "failed"
-                    raise HttpError(500, event.error, "server_error")
-                piece = self._take(answer, event)
+                event = await answer.event()
+                if event.finish in ("failed", "refused"):
+                    answer.finish = event.finish
+                    raise _fault(event)
+                piece = answer.take(event)
                 if piece:
                     yield piece
         finally:
             if not answer.finish or answer.text.stopped:
                 self.loop.cancel(ticket)
             self.metrics.ended(answer.finish or "cancelled", answer.new_tokens, answer.first, answer.last)
-
-    def _take(self, answer: Answer, event: Event) -> str:
-        piece = ""
-        if event.token is not None:
-            seconds = time.perf_counter() - answer.begun
-            answer.first = seconds if answer.first is None else answer.first
-            answer.last = seconds - answer.first
-            piece = answer.text.push(event.token)
-        answer.cached_tokens = event.cached_tokens
-        if answer.text.stopped:
-            answer.finish = "stop"
-        elif event.finish:
-            answer.finish = event.finish
-            piece += answer.text.finish()
-        return piece
-
-
-def _event(answer: Answer, said: dict[str, Any], finish: str | None = None) -> str:
-    choice = {"index": 0, "finish_reason": finish, "logprobs": None, **said}
-    return f"data: {json.dumps({**answer.head('.chunk'), 'choices': [choice]})}\n\n"
 
 
 async def _until_gone(http: HttpRequest) -> None:
@@ -279,14 +240,32 @@ async def _until_gone(http: HttpRequest) -> None:
         pass
 
 
-def _body(error: HttpError) -> dict[str, Any]:
-    return {"error": {"message": error.message, "type": error.kind, "param": None, "code": None}}
+def _fault(event: Event) -> HttpError:
+    """Whose it was: the request's, or the server's."""
+    if event.finish == "refused":
+        return HttpError(400, f"response_format: {event.error}", field="response_format")
+    return HttpError(500, event.error, "server_error")
 
 
 async def _say(http: HttpRequest, error: Exception) -> Response:
-    del http
-    assert isinstance(error, HttpError)  # the only kind that this is registered for
-    return JSONResponse(_body(error), error.status)
+    """Every error in OpenAI's form: ours, a path or method that does not exist, and a bug."""
+    if isinstance(error, HttpError):
+        return JSONResponse(error.body(), error.status)
+    if isinstance(error, HTTPException):
+        said = f"{http.method} {http.url.path}: {error.detail}; there are {', '.join(ROUTES)}"
+        return JSONResponse(HttpError(error.status_code, said).body(), error.status_code, error.headers)
+    said = f"this is a bug in compress: {type(error).__name__}: {error}"
+    return JSONResponse(HttpError(500, said, "server_error").body(), 500)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The socket that a server will answer at. Raises: MachineError where it cannot be had."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        said = str(error.strerror).partition(" (")[0]  # Python adds the address once more
+        raise MachineError(f"--host {host} --port {port}: {said}; choose another") from None
 
 
 def start(served: Served, make: Callable[[], Backend], options: Options, queue: int) -> Server:
@@ -297,6 +276,6 @@ def start(served: Served, make: Callable[[], Backend], options: Options, queue: 
     return Server(served, loop, metrics, options)
 
 
-def run(server: Server, host: str, port: int) -> None:
+def run(server: Server, place: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was begun."""
-    uvicorn.run(server.app(), host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.Server(uvicorn.Config(server.app(), log_level="warning", access_log=False)).run(sockets=[place])

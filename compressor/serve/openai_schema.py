@@ -10,11 +10,12 @@ import json
 import secrets
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compressor.serve.backend import Guidance, Sampling
 
 MAX_STOPS = 4  # as OpenAI has it
+LONGEST_STOP = 4096  # characters
 # For the grammar library (llguidance): else a model that was never taught JSON may write white space for ever.
 COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 # Fields that change nothing where they hold one of these.
@@ -26,13 +27,19 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logprobs": (False, None),
     "top_logprobs": (None, 0),
     "logit_bias": (None, {}),
-    "presence_penalty": (0, None),
-    "frequency_penalty": (0, None),
+    "presence_penalty": (0, 0.0, None),
+    "frequency_penalty": (0, 0.0, None),
     "tools": (None, []),
     "tool_choice": (None, "none"),
     "functions": (None, []),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, True, False),
+}
+# Fields that may be one thing or another.
+EITHER = {
+    "prompt": "a text or a list of tokens",
+    "stop": "a string or a list of strings",
+    "content": "a text or a list of parts of text",
 }
 UNREAD = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 
@@ -40,7 +47,7 @@ UNREAD = {"user", "metadata", "store", "service_tier", "safety_identifier", "pro
 class Part(BaseModel):
     """A JSON object of a request; `null` is as good as leaving a field out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -56,12 +63,18 @@ class JsonSchema(Part):
     name: str = ""
     description: str = ""
     strict: bool = True
-    schema_: dict[str, Any] = Field({"type": "object"}, alias="schema")
+    schema_: dict[str, Any] = Field(alias="schema")
 
 
 class ResponseFormat(Part):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema = JsonSchema()
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _with_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("type json_schema and a json_schema go together")
+        return self
 
 
 class TextPart(Part):
@@ -87,7 +100,7 @@ class Common(Part):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = None
-    stop: str | list[str] = Field([], max_length=4096)
+    stop: str | list[str] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     response_format: ResponseFormat = ResponseFormat(type="text")
@@ -98,16 +111,21 @@ class Common(Part):
         if not isinstance(data, dict):
             return data
         for name, accepted in NEUTRAL.items():
-            if name in data and data[name] not in accepted:
+            if name in data and not any(_same(data[name], one) for one in accepted):
                 raise ValueError(f"{name} = {json.dumps(data[name])[:80]} is not supported; leave it out")
         return {name: one for name, one in data.items() if name not in NEUTRAL and name not in UNREAD}
 
+    @field_validator("stop")
+    @classmethod
+    def _few_and_short(cls, given: str | list[str]) -> list[str]:
+        stops = [given] if isinstance(given, str) else given
+        if len(stops) > MAX_STOPS or not all(1 <= len(one) <= LONGEST_STOP for one in stops):
+            raise ValueError(f"at most {MAX_STOPS} strings of 1 to {LONGEST_STOP} characters")
+        return stops
+
     @property
     def stops(self) -> tuple[str, ...]:
-        given = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if len(given) > MAX_STOPS or "" in given:
-            raise ValueError(f"stop: at most {MAX_STOPS} strings, none of them empty")
-        return given
+        return tuple(self.stop)
 
     @property
     def sampling(self) -> Sampling:
@@ -119,15 +137,31 @@ class Common(Part):
         wanted = self.response_format
         if wanted.type == "text":
             return None
-        schema = wanted.json_schema.schema_ if wanted.type == "json_schema" else {"type": "object"}
+        schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
         return Guidance("json_schema", json.dumps(schema | COMPACT))
 
 
 class Completion(Common):
     """POST /v1/completions."""
 
-    prompt: str | list[int]
+    prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: int = Field(16, ge=1)
+
+    @field_validator("prompt")
+    @classmethod
+    def _one(cls, given: Any) -> Any:
+        if isinstance(given, list) and len(given) > 1 and not isinstance(given[0], int):
+            raise ValueError(f"one text or one list of tokens, not {len(given)}; send a request for each")
+        if not given and isinstance(given, list):
+            raise ValueError("it is empty; give at least one token")
+        return given
+
+    @property
+    def one_prompt(self) -> str | list[int]:
+        """Text or tokens, out of the list of one that some clients send."""
+        if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int):
+            return self.prompt[0]
+        return self.prompt
 
     @property
     def wanted(self) -> int | None:
@@ -145,3 +179,21 @@ class Chat(Common):
     @property
     def wanted(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+
+def explain(error: ValidationError) -> tuple[str | None, str]:
+    """The field that is wrong first, and a line that says so."""
+    first = error.errors(include_url=False)[0]
+    place = first["loc"]
+    either = next((at for at, name in enumerate(place[:-1]) if name in EITHER), None)
+    if either is not None:  # what follows names the alternatives, as Python has them
+        place, said = place[: either + 1], f"it is to be {EITHER[str(place[either])]}"
+    else:
+        said = first["msg"].removeprefix("Value error, ")
+    where = ".".join(map(str, place))
+    return str(place[0]) if place else None, f"{where}: {said}" if where else said
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal and of one type: `logprobs` 0 asks for something, and False does not."""
+    return type(one) is type(other) and bool(one == other)

@@ -144,7 +144,7 @@ def test_the_engine_guides_by_a_schema(tiny: Tiny) -> None:
     assert re.fullmatch("[ab]{3}c", decode(by_regex.tokens))
     assert re.fullmatch(r'\{\s*"cats"\s*:\s*[12]\s*\}?\s*', decode(by_schema.tokens))  # white space may go on for ever
     assert tiny(None).is_greedy(requests[2], plain.tokens, plain.finish)
-    assert broken.finish == "failed"
+    assert broken.finish == "refused"
 
 
 @pytest.mark.eval

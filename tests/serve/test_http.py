@@ -148,6 +148,19 @@ def test_output_can_be_held_to_a_schema(client: Client) -> None:
     [
         ({"model": "other"}, 404, "no model 'other'"),
         ({"n": 2}, 400, "n = 2 is not supported"),
+        ({"n": True}, 400, "n = true is not supported"),
+        ({"logprobs": 0}, 400, "logprobs = 0 is not supported"),  # OpenAI gives that of the token itself
+        ({"max_tokens": "12"}, 400, "max_tokens: Input should be a valid integer"),
+        ({"stream": "yes"}, 400, "stream: Input should be a valid boolean"),
+        ({"prompt": 5}, 400, "prompt: it is to be a text or a list of tokens"),
+        ({"prompt": [1.5]}, 400, "prompt: it is to be a text or a list of tokens"),
+        ({"prompt": ""}, 400, "prompt: it has no token"),
+        ({"prompt": []}, 400, "prompt: it is empty"),
+        ({"prompt": ["One", "Two"]}, 400, "prompt: one text or one list of tokens, not 2"),
+        ({"stop": 5}, 400, "stop: it is to be a string or a list of strings"),
+        ({"stop": ["x" * 5000]}, 400, "stop: at most 4 strings of 1 to 4096 characters"),
+        ({"stop": ""}, 400, "stop: at most 4 strings of 1 to 4096 characters"),
+        ({"response_format": {"type": "json_schema"}}, 400, "type json_schema and a json_schema go together"),
         ({"tempreature": 1}, 400, "tempreature"),
         ({"temperature": 3}, 400, "temperature"),
         ({"max_tokens": 0}, 400, "max_tokens"),
@@ -162,6 +175,37 @@ def test_a_wrong_request_is_told_why(changes: dict[str, Any], status: int, why: 
     found, body = client.complete(**changes)
     assert found == status
     assert why in body["error"]["message"]
+    assert body["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_nobody_understands_is_the_clients_error(stream: bool, client: Client) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "nonsense"}}}
+    status, body = client.complete(response_format=form, stream=stream)
+    assert (status, body["error"]["param"]) == (400, "response_format")
+    assert "nonsense" in body["error"]["message"]
+
+
+def test_a_guided_stream_is_whole(client: Client) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    assert json.loads(text_of(client.stream(response_format=form, max_tokens=60))) == {"n": 7}
+
+
+def test_a_list_of_one_prompt_is_that_prompt(client: Client) -> None:
+    texts = [client.complete(prompt=one)[1]["choices"][0]["text"] for one in ("Two cats", ["Two cats"])]
+    assert texts[0] == texts[1]
+
+
+def test_every_error_has_openais_form(client: Client) -> None:
+    for path, body, status in (
+        ("/v1/nothing", None, 404),
+        ("/v1/completions", None, 405),
+        ("/v1/models/other", None, 404),
+    ):
+        found, said = client.ask(path, body)
+        assert (found, said["error"]["type"]) == (status, "invalid_request_error")
+    assert client.ask("/v1/models/tiny")[1]["id"] == "tiny"
 
 
 def test_what_is_no_request_is_told_so(client: Client) -> None:
@@ -224,6 +268,18 @@ def test_a_full_queue_is_said_at_once_and_a_key_is_asked_for(tiny: Callable[[int
             statuses = list(pool.map(lambda _: client.ask("/v1/completions", long, **key)[0], range(16)))
     assert set(statuses) == {200, 429}
     assert statuses.count(200) >= 5  # four places and one in the queue
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
+    tiny: Callable[[int | None], Subject], compress: Callable[..., tuple[int, str, str]]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, said = compress("serve", tiny(4).folder, "--port", port)
+    assert code == 3
+    assert said.splitlines() == [f"compress: --host 127.0.0.1 --port {port}: Address already in use; choose another"]
 
 
 def test_sigterm_finishes_what_was_begun(tiny: Callable[[int | None], Subject]) -> None:
