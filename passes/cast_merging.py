@@ -3,6 +3,7 @@
 Cast(Cast(x: INT32, INT64), FLOAT)          ->  Cast(x, FLOAT)
 Cast(Cast(x: FLOAT16, FLOAT), FLOAT16)      ->  x
 Cast(Cast(x: FLOAT, FLOAT16), FLOAT)        stays: the type between rounds
+CastLike(x, y: INT64)                       ->  Cast(x, INT64)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from passes.constants import release
 from passes.local import LocalPass, Refused, Scope, producer_of
 
 T = ir.DataType
@@ -30,11 +32,17 @@ HELD_BY = {
 
 
 class CastMerging(LocalPass):
-    """The second Cast reads what the first reads. Standard types whose rules for overflow are the same on both ways."""
+    """The second Cast reads what the first reads. Standard types whose rules for overflow are the same on both ways.
 
-    operators: ClassVar[frozenset[str]] = frozenset({"Cast"})
+    A type that is known needs no value to be read from: exporters ask for that of a size before they count to it.
+    """
+
+    operators: ClassVar[frozenset[str]] = frozenset({"Cast", "CastLike"})
 
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
+        return _name_type(node) if node.op_type == "CastLike" else self._merge(node, scope)
+
+    def _merge(self, node: ir.Node, scope: Scope) -> bool:
         first = producer_of(node.inputs[0], "Cast")
         source = first.inputs[0] if first is not None else None
         if first is None or source is None or source.dtype is None:
@@ -48,3 +56,14 @@ class CastMerging(LocalPass):
             raise Refused("a BOOL holds no numbers")
         node.replace_input_with(0, source)
         return True
+
+
+def _name_type(node: ir.Node) -> bool:
+    like = node.inputs[1]
+    if like is None or like.dtype is None:
+        return False
+    node.attributes["to"] = ir.AttrInt64("to", int(like.dtype))
+    node.resize_inputs(1)
+    node.op_type = "Cast"
+    release(like)
+    return True

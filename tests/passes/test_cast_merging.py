@@ -42,3 +42,26 @@ def test_what_the_type_between_holds_goes_through(
 def test_what_the_type_between_changes_stays(source: str, between: int, last: int, gives: str) -> None:
     (reason,) = laws.reasons(CastMerging(), cast(source, between, last, gives))
     assert "does not hold every" in reason
+
+
+LIKE = "(int64[3] x, float[N] like) => (float[3] y) { y = CastLike(x, like) }"
+
+
+def test_a_known_type_is_named() -> None:
+    model = graphs.build(LIKE)
+    assert laws.left_by(CastMerging(), model) == ["Cast"]
+    (node,) = CastMerging()(model).model.graph
+    assert (node.op_type, node.attributes["to"].as_int(), len(node.inputs)) == ("Cast", FLOAT, 1)
+
+
+def test_the_value_that_gave_the_type_goes_with_its_last_reader() -> None:
+    text = "(int64[3] x) => (float[3] y) { y = CastLike(x, w) }"
+    model = graphs.build(text, w=graphs.normal(64))
+    assert laws.left_by(CastMerging(), model) == ["Cast"]
+    assert not CastMerging()(model).model.graph.initializers
+
+
+def test_a_type_that_nobody_knows_is_asked_for_at_run_time() -> None:
+    model = graphs.build(LIKE)
+    model.graph.inputs[1].type = None
+    assert [node.op_type for node in CastMerging()(model).model.graph] == ["CastLike"]

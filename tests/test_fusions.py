@@ -1,0 +1,62 @@
+"""Small random models of transformers, exported and optimized for each target: the fused operators that must be there.
+
+Two layers each. What the passes did was compared with the exported graph on probes, at two sizes, and nothing of it was
+rolled back; that the graphs are right by torch's own word is in docs/coverage.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from compressor import catalog, pipeline, recipe, sources
+from compressor.artifact import Artifact, Shelf
+from compressor.session import load_model
+from tests import architectures
+
+# Of all graphs of a model together: an encoder and a decoder are two. cpu and cuda alike.
+DECODER = {"GroupQueryAttention": 2, "SkipSimplifiedLayerNormalization": 4, "RotaryEmbedding": 4}
+GATED = {"RMSNormalization": 1, "QuickGelu": 2}  # SiLU is a quick GELU of factor 1
+FUSED = {
+    "bert": {"MultiHeadAttention": 2, "SkipLayerNormalization": 4, "LayerNormalization": 2, "Gelu": 3},
+    "gpt2": {"GroupQueryAttention": 2, "SkipLayerNormalization": 5, "Gelu": 2},
+    "llama": DECODER | GATED,
+    "vit": {"MultiHeadAttention": 2, "SkipLayerNormalization": 4, "LayerNormalization": 1, "Gelu": 2},
+    "resnet": {},
+    "whisper": {"MultiHeadAttention": 2, "SkipLayerNormalization": 10, "LayerNormalization": 2, "Gelu": 6},
+    "t5": {"MultiHeadAttention": 2, "SkipSimplifiedLayerNormalization": 10, "RMSNormalization": 2},
+    "qwen3": DECODER | GATED | {"RMSNormalization": 5},
+    "gemma3_text": DECODER | {"RMSNormalization": 9, "Gelu": 2},
+    "mixtral": DECODER | GATED,
+}
+ALWAYS = ("bert", "gpt2", "llama")
+MAY_BE_FUSED = {name for row in FUSED.values() for name in row}
+NORM_OR_DROPOUT = {"BatchNormalization", "Dropout", "ReduceMean", "Erf"}  # what a fused graph has none of
+CONTRIB = "com.microsoft"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in FUSED]
+)
+def test_what_is_fused_for_each_target(name: str, tmp_path: Path) -> None:
+    folder, shelf = architectures.write(name, tmp_path / "checkpoint"), Shelf(tmp_path / "stages")
+    exported = pipeline.export(sources.find(str(folder)), recipe.build({"model": str(folder)}), shelf)
+    for target in catalog.TARGETS:
+        made = pipeline.optimize(exported, recipe.build({"model": str(folder), "target": target}), shelf)
+        assert not made.facts["fallbacks"], target
+        found = operators(made)
+        if target in ("cpu", "cuda"):
+            assert {one: found[one] for one in found if one in MAY_BE_FUSED} == FUSED[name]
+            assert NORM_OR_DROPOUT.isdisjoint(found)
+        else:
+            assert CONTRIB not in domains(made)
+
+
+def operators(made: Artifact) -> Counter[str]:
+    return Counter(node.op_type for path in made.models for node in load_model(path).graph.all_nodes())
+
+
+def domains(made: Artifact) -> set[str]:
+    return {node.domain for path in made.models for node in load_model(path).graph.all_nodes()}
