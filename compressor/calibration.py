@@ -8,10 +8,12 @@ windows were chosen is listed, and a source that is too small is refused: nothin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -125,7 +127,7 @@ def calibration_windows(
     if context is not None and options.length > context:
         raise RequestError(f"calibration.length: {options.length} tokens exceed the model's context of {context}")
     if Path(options.source).suffix == TOKENS:
-        return _chosen(*_token_rows(options), options)
+        return _chosen(*_token_rows(options, sources.config(vocabulary.folder).get("vocab_size")), options)
     corpus = read(options.source, "calibration")
     before, after = vocabulary.frame() if framed else ([], [])
     bare = Vocabulary(vocabulary.folder, None) if framed else vocabulary
@@ -204,7 +206,7 @@ def read(source: str, split: Split) -> Corpus:
     return corpus
 
 
-def _token_rows(options: Calibration) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def _token_rows(options: Calibration, words: int | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Windows that were tokenized before, int64 [n, length], and where they came from."""
     path = Path(options.source)
     try:
@@ -213,6 +215,9 @@ def _token_rows(options: Calibration) -> tuple[NDArray[np.int64], dict[str, Any]
         raise RequestError(f"{path}: not an array of tokens: {_line(error)}") from None
     if rows.ndim != 2 or rows.dtype != np.int64 or rows.shape[1] != options.length:
         raise RequestError(f"{path}: holds {rows.dtype}{list(rows.shape)}; tokens are int64[n, {options.length}]")
+    if rows.size and (rows.min() < 0 or rows.max() >= (words or np.inf)):
+        held = f"{rows.min()} to {rows.max()}"
+        raise RequestError(f"{path}: holds tokens from {held}; the model knows 0 to {words - 1 if words else 'more'}")
     return rows, {"source": path.name, "sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
 
 
@@ -284,7 +289,8 @@ def _parquet(path: Path) -> Corpus:
     from datasets import load_dataset
 
     try:
-        rows = load_dataset("parquet", data_files=str(path), split="train")
+        with _silence():
+            rows = load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:  # as many kinds as pyarrow and datasets have between them
         raise RequestError(f"{path}: not a readable parquet file: {_line(error)}") from None
     return _collection(rows, path.name, str(path))
@@ -307,7 +313,8 @@ def _from_dataset(source: str, split: Split) -> Corpus:
     name, config, wanted = (*source.split(":"), "", "")[:3]
     wanted = wanted or ("train" if split == "calibration" else "test")
     try:
-        rows = load_dataset(name, config or None, split=wanted)
+        with _silence():
+            rows = load_dataset(name, config or None, split=wanted)
     except (ConnectionError, TimeoutError) as error:
         raise MachineError(f"{source}: the hub cannot be reached ({_line(error)}); name a local file") from error
     except Exception as error:  # datasets raises many kinds, all of them about the request
@@ -337,5 +344,21 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What datasets and the hub's client log of a failure, retry by retry, is said once, by what they raise."""
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    before = [one.level for one in loggers]
+    try:
+        for one in loggers:
+            one.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)
+
+
 def _line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -63,6 +63,9 @@ def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) ->
     """
     if len(optimized.views) > 1 and recipe.quantize.budget:
         raise RequestError(f"quantize.budget: {optimized.directory} holds several graphs, a budget is for one; name it")
+    stored = optimized.facts.get("stored")
+    if stored in catalog.FORMATS and catalog.FORMATS[stored].checkpoint:
+        raise RequestError(f"{optimized.directory}: quantized already ({stored} checkpoint); name the float graph")
     works = {view.part: _quantize_graph(view, recipe, folder / view.part, track) for view in optimized.views}
     return works[""] if "" in works else _together(works)
 

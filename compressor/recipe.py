@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -393,7 +394,7 @@ def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
     if duplicates:
         raise RecipeError(duplicates)
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise RecipeError([f"{origin}:1: not YAML: {_first_line(error)}"]) from None
     lines = {place: f"{origin}:{line}" for place, line in _lines(root)}
@@ -411,6 +412,13 @@ def schema() -> dict[str, Any]:
 
 
 Place = tuple[str | int, ...]
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as text, for want of a dot; here it is a number."""
+
+
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place, str], origin: str) -> Recipe:
@@ -453,7 +461,7 @@ def _apply(data: dict[str, Any], override: str) -> Place:
             raise RecipeError([f"--set {override}: '{section}' is a value and has no fields"])
         data = data[section]
     try:
-        data[field] = yaml.safe_load(value)
+        data[field] = yaml.load(value, _Yaml)
     except yaml.YAMLError:
         raise RecipeError([f"--set {override}: the value is not YAML"]) from None
     return (*sections, field)

@@ -151,7 +151,8 @@ def _npz(path: Path) -> tuple[dict[str, Array], str]:
             arrays = {name: held[name] for name in held.files}
         return arrays, hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, EOFError, ValueError, AttributeError) as error:
-        raise RequestError(f"{path}: cannot be read as arrays: {' '.join(str(error).split())[:200]}") from None
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise RequestError(f"{path}: cannot be read as arrays: {why}") from None
 
 
 def _fitting(array: Array, value: ir.Value, images: Images, source: str) -> Array:

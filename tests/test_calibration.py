@@ -296,6 +296,25 @@ def test_tokens_of_another_form_are_refused(
         calibrate(vocabulary, str(path))
 
 
+@pytest.mark.parametrize("token", [-1, 64])
+def test_tokens_that_the_model_does_not_know_are_refused(vocabulary: Vocabulary, tmp_path: Path, token: int) -> None:
+    """A Gather takes -1 for the last word, and says nothing."""
+    path, known = tmp_path / "a.npy", json.loads((vocabulary.folder / "config.json").read_text())
+    (vocabulary.folder / "config.json").write_text(json.dumps(known | {"vocab_size": 64}))
+    np.save(path, np.full((9, 8), token))
+    with pytest.raises(RequestError, match=rf"a\.npy: holds tokens from {token} to {token}; the model knows 0 to 63"):
+        calibrate(vocabulary, str(path))
+
+
+def test_a_source_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """datasets logs what it then raises."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 no more")
+    with pytest.raises(RequestError, match="not a readable parquet file"):
+        calibration.read(str(path), "calibration")
+    assert caplog.records == []
+
+
 # --- held-out windows ------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,12 @@ def test_set_wins_over_the_file() -> None:
     assert made.optimize.passes == ()
 
 
+def test_a_number_needs_no_dot_before_its_exponent() -> None:
+    """YAML 1.1 takes 1e-3 for text."""
+    made = recipe.parse("model: 1e-3b\nquantize: {gptq: {damping: 1e-3}}", "a.yaml", ["validate.agreement.max_kl=5E+1"])
+    assert (made.model, made.quantize.method, made.validate_.agreement.max_kl) == ("1e-3b", Gptq(damping=0.001), 50.0)
+
+
 def test_set_exchanges_the_method() -> None:
     made = recipe.parse(
         "model: x\nquantize: {gptq: {bits: 3}}", "a.yaml", ["quantize.gptq=null", "quantize.rtn.bits=8"]

@@ -61,8 +61,8 @@ class Gptq:
         for _ in range(RETRIES + 1):
             factor, failed = torch.linalg.cholesky_ex(damped(ordered, damping).flip(0, 1))
             if not failed and bool(factor.isfinite().all()):
-                upper = factor.flip(0, 1)
-                return Factorised(self, upper.T / upper.diagonal()[:, None], order, damping)
+                pull = factor.flip(0, 1).T
+                return Factorised(self, pull.div_(pull.diagonal().clone()[:, None]), order, damping)
             damping *= 10
         raise NotPositiveDefiniteError(f"not positive definite with damping {damping / 10:g}")
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from compressor import value_types
 from compressor.decoder import IDS, MASK, Feeds
+from compressor.errors import RequestError
 from compressor.quantize import ranks
 from compressor.quantize.convolution import Window, pixels_first
 from compressor.session import open_session
@@ -185,12 +186,11 @@ class Flow:
             if multiplied:
                 values.update(self._products(multiplied[index]))
             if session:
-                feeds = {name: values[name] for name in segment.inputs}
-                made = session.run(list(segment.outputs), feeds)
-                values.update(zip(segment.outputs, made, strict=True))
+                values.update(self._made(session, segment, values))
             x = torch.from_numpy(values[str(segment.x.name)])
             kept = self._room(x) if kept is None else kept
             self._x.append(kept[index][: len(x)].copy_(x))
+            del x
             for name in segment.last_used - self._fed:
                 values.pop(name, None)
             yield from self._inputs(segment, index)
@@ -205,6 +205,15 @@ class Flow:
 
     def _session(self, model: ir.Model) -> ort.InferenceSession:
         return open_session(model, "served", spinning=False, tiled=self._long, threads=ranks.threads())
+
+    def _made(self, session: ort.InferenceSession, segment: Segment, values: Feeds) -> Feeds:
+        """What a segment yields for one batch; held by nobody else, so that it can go before the next is computed."""
+        try:
+            made = session.run(list(segment.outputs), {name: values[name] for name in segment.inputs})
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            why = " ".join(str(error).split())[:200]
+            raise RequestError(f"calibration: the graph does not run on it: {why}") from None
+        return dict(zip(segment.outputs, made, strict=True))
 
     def _tokens(self, index: int) -> Tensor:
         """The x of a batch, [tokens, in], without those that its attention mask says are padding."""

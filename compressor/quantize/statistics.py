@@ -33,7 +33,9 @@ class SecondMoment:
     """Sum of outer products of a linear's inputs."""
 
     def __init__(self, width: int, device: torch.device | None = None) -> None:
-        self._upper = torch.zeros(width, width, device=device)  # right of the diagonal panels; the rest stays zero
+        self._upper = torch.zeros(
+            width, width, device=device
+        )  # left of the diagonal panels zero, until it is asked for
         self.panels = [self._upper[start : start + PANEL, start:] for start in range(0, width, PANEL)]
 
     def add(self, x: Tensor) -> None:
@@ -52,9 +54,13 @@ class SecondMoment:
         self.panels[index].addmm_(x[:, start : start + PANEL].T.float(), x[:, start:].float())
 
     def value(self) -> Tensor:
-        """The whole symmetric moment, float32 [in, in]."""
-        upper = self._upper.triu()
-        return upper + upper.triu(1).T
+        """The whole symmetric moment, float32 [in, in]: what lies right of the diagonal, mirrored in its place."""
+        for start in range(0, len(self._upper), PANEL):
+            panel, stop = slice(start, start + PANEL), start + PANEL
+            upper = self._upper[panel, panel].triu()
+            self._upper[panel, panel] = upper + upper.triu(1).T
+            self._upper[stop:, panel] = self._upper[panel, stop:].T
+        return self._upper
 
 
 def energy(moment: Tensor, matrix: Tensor) -> float:

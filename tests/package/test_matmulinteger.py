@@ -12,8 +12,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from compressor import quantizing, recipe
+from compressor.artifact import Artifact
 from compressor.errors import RequestError
 from compressor.package import matmulinteger
+from compressor.progress import identity
 from compressor.quantize.graph import find_linears
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
@@ -198,6 +201,12 @@ def test_weights_are_stored_as_bytes() -> None:
         kinds[str(value.dtype)] += value.const_value.nbytes
     assert kinds["INT8"] == sum(WEIGHTS[name].size for name in ("w1", "w2", "w3"))
     assert kinds["FLOAT"] < 4 * (2 * 2 * 16 + 40 + 24 + 8)  # kept rows, scales, a mask, constants
+
+
+def test_a_quantized_checkpoint_is_refused(tmp_path: Path) -> None:
+    held = Artifact(tmp_path, "package", "key", {"facts": {"stored": "gptq"}})
+    with pytest.raises(RequestError, match=r"quantized already \(gptq checkpoint\); name the float graph"):
+        quantizing.quantize(held, recipe.build({"model": "x"}), tmp_path, identity)
 
 
 def test_a_graph_that_is_quantized_already_is_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compressor.decoder import Feeds
+from compressor.errors import RequestError
 from compressor.quantize import graph
 from compressor.quantize.graph import Flow, Linear, find_linears, segments
 from compressor.quantize.qtensor import Grid
@@ -192,6 +193,17 @@ def rounded(model: ir.Model) -> dict[str, torch.Tensor]:
     """Three bits: far enough from the weights that no tolerance could hide them."""
     solver = RoundToNearest(Grid(3, "absmax"), 16)
     return {linear.name: solver.solve(linear.read()).dequantize() for linear in find_linears(model)[0]}
+
+
+def test_data_that_the_graph_does_not_run_on_is_a_wrong_request() -> None:
+    text = "(int64[N] i) => (float[N,4] y) { e = Gather(table, i)  y = MatMul(e, w) }"
+    model = graphs.build(text, opset=21, table=graphs.normal(5, 4), w=graphs.normal(4, 4))
+    (segment,) = segments(model, find_linears(model)[0])
+    flow = Flow([{"i": np.array([5])}], dtype=torch.float32, device=torch.device("cpu"))
+    with pytest.raises(
+        RequestError, match=r"^calibration: the graph does not run on it: .*indices element out of data"
+    ):
+        next(flow.run(segment))
 
 
 @pytest.mark.parametrize("name", TEXTS)
