@@ -4,10 +4,11 @@
     every other     follows: waits for a job, does the same work on its share, drops its own result, waits again
 
 Calibration batches are shared out, sums and maxima of statistics are taken over all ranks, columns of weights are
-solved by different ranks and put side by side. Numbers travel by gloo (CPU) or nccl (CUDA), jobs and the end by the
-store of the launcher. Every exchange begins by asking whether all are well, so what fails in one rank ends all with
-its line and its exit code; a rank that is lost breaks the exchange of the others. Outside a job each function here is
-the identity.
+solved by different ranks and put side by side: the bytes are those of one process with as many threads as each rank
+(OMP_NUM_THREADS; torchrun makes it 1 where it is not set). Numbers travel by gloo (CPU) or nccl (CUDA), jobs and the
+end by the store of the launcher. Every exchange begins by asking whether all are well, so what fails in one rank ends
+all with its line and its exit code; a rank that is lost breaks the exchange of the others. Outside a job each function
+here is the identity.
 """
 
 from __future__ import annotations
@@ -77,7 +78,6 @@ def join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
     _teams[:] = [_Team(rank, count, store)]
-    torch.set_num_threads(_cores())
     if rank == 0:
         signal.signal(signal.SIGTERM, _told_to_end)
 
@@ -128,8 +128,8 @@ def count() -> int:
 
 
 def threads() -> int:
-    """Threads for an ONNX Runtime session of this rank; 0: one for each core."""
-    return _cores() if _at_work() else 0
+    """Threads for an ONNX Runtime session of this rank, as many as torch has; 0: one for each core."""
+    return torch.get_num_threads() if _at_work() else 0
 
 
 def mine(batches: Sequence[T]) -> Sequence[T]:
@@ -279,11 +279,6 @@ def _told_to_end(number: int, frame: FrameType | None) -> NoReturn:
     """What SIGTERM does to rank 0, so that it leaves nothing half-written: launchers send it once a rank has ended."""
     del number, frame
     raise LostError("told to end by SIGTERM, as launchers do when another rank is lost; start the command again")
-
-
-def _cores() -> int:
-    """Cores for each rank of this machine."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _line(error: Exception) -> str:
