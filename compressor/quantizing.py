@@ -165,7 +165,9 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
         _refuse_misfits(linears, recipe, method)
     solver = _solver(recipe)
     if isinstance(method, Gptq):
-        rows = solve.with_data(model, linears, solver, batches, folder=folder, track=track, own=own)
+        rows = solve.with_data(
+            model, linears, solver, batches, folder=folder, track=track, own=own, correction=method.correction
+        )
     elif isinstance(method, Rtn) and method.scale_search == "weighted":
         rows = solve.weighted(model, linears, solver, batches, folder=folder, track=track, own=own)
     else:

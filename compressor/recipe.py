@@ -105,6 +105,12 @@ class Gptq(Section):
     group_size: GroupSize = Field(128, description="rows of the input that share a scale; -1 per channel")
     scheme: Scheme | None = Field(None, description=SCHEME)
     damping: float = Field(0.01, gt=0, lt=1, description="times the mean diagonal; 0.01 is the paper's")
+    correction: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="share of the drift of inputs that is solved away (GPTAQ's aim); 0.5 suits 2 and 3 bits",
+    )
     act_order: bool = Field(True, description="most active inputs first; groups stay as stored, free at run time")
     scale_search: bool = Field(True, description="shrink each scale to the least squared error")
 

@@ -24,6 +24,7 @@ DATA = {"source": "data.npz", "samples": 96}
 # Each looks at data in a way of its own; 300 inputs are two panels of a second moment.
 WAYS: dict[str, dict[str, Any]] = {
     "gptq": {"gptq": {"group_size": 64}},
+    "gptq, corrected": {"gptq": {"group_size": 64, "correction": 0.5}},
     "gptq under a budget": {"gptq": {"group_size": 64}, "budget": {"bits": 5}},
     "awq": {"awq": {}, "rtn": {"group_size": 64}},
     "rtn, weighted": {"rtn": {"group_size": 64, "scale_search": "weighted"}},

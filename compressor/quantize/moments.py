@@ -28,3 +28,18 @@ def gather(flow: Flow, segment: Segment, device: torch.device) -> Tensor:
     if one_of_several:
         ranks.in_turn(moment.panels, add)
     return moment.value()
+
+
+def drift(flow: Flow, exact: Flow, segment: Segment, device: torch.device) -> Tensor:
+    """X~^T (X - X~) of a segment that `flow` has run, X from a flow through the float weights, float32 [in, in]."""
+    for _ in exact.run(segment):
+        pass
+    total = torch.zeros(segment.width, segment.width, device=device)
+
+    def add(part: int) -> None:
+        del part
+        for rounded, given in zip(flow.again(segment), exact.again(segment), strict=True):
+            total.addmm_(rounded.T.float(), given.float() - rounded.float())
+
+    ranks.in_turn([total], add)
+    return total

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from compressor.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import moments, ranks, store
+from compressor.quantize import moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
-from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError
+from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped
 from compressor.quantize.graph import Flow, Linear, product_dtype, segments
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
@@ -37,30 +37,36 @@ def with_data(
     folder: Path,
     track: Track,
     own: Mapping[str, Choice] = MappingProxyType({}),
+    correction: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Solve group after group while the calibration data flows through the graph. Returns the layer table.
 
-    own: weights that are quantized to bits and groups of their own instead of the solver's.
+    own: weights that are quantized to bits and groups of their own instead of the solver's. correction: how far they
+    are solved toward the float model's outputs (`target.py`), for which the data flows through the float weights too.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     flow = Flow(batches, dtype=product_dtype(device), device=device)
-    rows = []
+    exact = Flow(batches, dtype=product_dtype(device), device=device) if correction else None
+    rows: list[dict[str, Any]] = []
     for segment in track(segments(model, linears), "gptq"):
         moment = moments.gather(flow, segment, device)
+        drift = moments.drift(flow, exact, segment, device) if exact else None
         shared = _Group.of(solver, moment)
         groups = {linear.name: shared.to(own.get(linear.name)) for linear in segment.linears}
-        solved: dict[str, QTensor] = {}
+        solved, found = dict[str, QTensor](), dict[str, dict[str, Any]]()
         for linears_alike in _alike(segment.linears, own):
             group = groups[linears_alike[0].name]
-            weights = [linear.read().to(device) for linear in linears_alike]
-            side_by_side = group.solve(torch.cat(weights, 1))
-            tensors = side_by_side.split([weight.shape[1] for weight in weights])
-            solved |= {linear.name: tensor for linear, tensor in zip(linears_alike, tensors, strict=True)}
-        for linear in segment.linears:
-            tensor = solved[linear.name]
-            store.write(folder, linear.name, tensor)
-            rows.append(groups[linear.name].row(linear, linear.read().to(device), tensor))
+            weight = torch.cat([linear.read().to(device) for linear in linears_alike], 1)
+            if drift is not None and shared.factorised:
+                weight = target.corrected(weight, damped(moment, shared.factorised.damping), drift, correction)
+            tensors = group.solve(weight).split(columns := [linear.shape[1] for linear in linears_alike])
+            for linear, tensor, wanted in zip(linears_alike, tensors, torch.split(weight, columns, 1), strict=True):
+                store.write(folder, linear.name, tensor)
+                solved[linear.name], found[linear.name] = tensor, group.row(linear, wanted, tensor)
+        rows += [found[linear.name] for linear in segment.linears]
         flow.resume(segment, [solved[linear.name].dequantize() for linear in segment.linears])
+        if exact:
+            exact.resume(segment, [linear.read() for linear in segment.linears])
     return rows
 
 

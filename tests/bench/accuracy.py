@@ -73,6 +73,7 @@ METHODS = {
     ),
     "rotations, gptq": Method({"rotations": {"untie": True}, "gptq": {}}, "gptq"),
     "gptq": Method({"gptq": {}}, "gptq"),
+    "gptq corrected": Method({"gptq": {"correction": 0.5}}, "gptq"),
     "gptq zero_point": Method({"gptq": {"scheme": "zero_point"}}, "gptq"),
     "nf4": Method({"nf4": {}}, "", (4,), (64,), drawn=False),
     "fp4": Method({"fp4": {}}, "", (4,), (64,), drawn=False),
