@@ -55,8 +55,9 @@ def pack(tensor: QTensor) -> Packed:
     repeat = 1 if tensor.group_size > 0 else blocks
     scale = np.repeat(tensor.scale.cpu().numpy().T, repeat, 1)
     zero = np.repeat(tensor.zero.cpu().numpy().T, repeat, 1) + np.uint8(shift)
-    codes = np.repeat(zero, block, 1)
-    codes[:, :rows] = tensor.q.cpu().numpy().T + np.uint8(shift)
+    codes = tensor.q.cpu().T.contiguous().numpy() + np.uint8(shift)
+    if rows < blocks * block:
+        codes = np.concatenate([codes, np.repeat(zero, block, 1)[:, rows:]], 1)
     middle = bool((zero == 2 ** (cell_bits - 1)).all())
     return Packed(
         _pack_cells(codes, cell_bits).reshape(columns, blocks, -1),
@@ -121,9 +122,10 @@ def _replace(model: ir.Model, linear: Linear, tensor: QTensor, accuracy_level: i
 def _pack_cells(values: Bytes, bits: int) -> Bytes:
     """[rows, n] codes -> [rows, ceil(n * bits / 8)] bytes, the first code in the low bits."""
     cells = 8 // bits
-    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % cells)))
-    shifted = (padded[:, cell::cells] << np.uint8(cell * bits) for cell in range(cells))
-    return np.ascontiguousarray(functools.reduce(np.bitwise_or, shifted))
+    missing = -values.shape[1] % cells
+    whole = np.ascontiguousarray(np.pad(values, ((0, 0), (0, missing))) if missing else values)
+    words = whole.view(f"<u{cells}")  # a code in every byte: each is moved down to its bits of the lowest byte
+    return functools.reduce(np.bitwise_or, (words >> cell * (8 - bits) for cell in range(cells))).astype(np.uint8)
 
 
 def _unpack_cells(packed: Bytes, bits: int) -> Bytes:

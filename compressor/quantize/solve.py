@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
-from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped
+from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped, one_thread
 from compressor.quantize.graph import Flow, Linear, product_dtype, segments
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
@@ -26,6 +27,9 @@ from compressor.quantize.statistics import column_step, energy
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
 WORSE_BY = 1.001
+# Weights that are rounded at a time, a thread each: groups are too small for threads to share, and waited 50 times as
+# long as they worked on cores that others used too. Each holds its weight a few times over.
+AT_ONCE = 4
 
 
 def with_data(
@@ -79,15 +83,20 @@ def without_data(
     own: Mapping[str, Choice] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Round every linear by itself. Returns the layer table; `own` as in `with_data`."""
-    rows = []
-    for linear in track(linears, "rtn"):
+
+    def rounded(linear: Linear) -> dict[str, Any]:
         weight = linear.read()
         tensor = (solver if isinstance(solver, Codebook) else at(solver, own.get(linear.name))).solve(weight)
         store.write(folder, linear.name, tensor)
-        power = float(weight.square().sum())
-        error = float((tensor.dequantize() - weight).square().sum()) / power if power else 0.0
-        rows.append(_row(linear, tensor) | {"weight_error": _number(error), "flags": _flags(tensor, worse=False)})
-    return rows
+        step = column_step(weight.shape[1])  # a code book's blocks run across columns
+        W, some = (weight, tensor) if isinstance(tensor, CodebookTensor) else (weight[:, ::step], tensor.every(step))
+        power = float(W.square().sum())
+        error = float((some.dequantize() - W).square().sum()) / power if power else 0.0
+        return _row(linear, tensor) | {"weight_error": _number(error), "flags": _flags(tensor, worse=False)}
+
+    with ThreadPoolExecutor(min(torch.get_num_threads(), AT_ONCE)) as pool, one_thread():
+        work = [pool.submit(rounded, linear) for linear in linears]
+        return [one.result() for one in track(work, "rtn")]
 
 
 def weighted(
@@ -201,7 +210,7 @@ def _flags(tensor: QTensor | CodebookTensor, *, worse: bool) -> list[str]:
     """Why a layer needs a look: a solver that does harm, a packed constant, a number that is none."""
     seen = {
         "not finite": not bool(tensor.scale.isfinite().all()),
-        "constant": bool((tensor.q == tensor.q[0, 0]).all()),
+        "constant": bool((tensor.q[0] == tensor.q[0, 0]).all()) and bool((tensor.q == tensor.q[0, 0]).all()),
         "worse than rounding": worse,
     }
     return [name for name, present in seen.items() if present]
