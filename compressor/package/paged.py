@@ -227,19 +227,18 @@ def _rotated(op: Scribe, layer: Attention, step: Step, pool: ir.Value) -> list[i
 
 
 def _rows(op: Scribe, value: ir.Value, layer: Attention) -> ir.Value:
-    """[1, heads, tokens, size] or [1, tokens, heads * size] -> [tokens, heads * size]."""
+    """[1, heads, tokens, size] -> [1, tokens, heads, size]; [1, tokens, heads * size] as it is."""
     if not layer.heads_first:
-        return op("Squeeze", value, [0])
+        return value
     maker = value.producer()
     split = maker.inputs[0] if maker is not None and _swaps_heads(maker) else None
-    split = split or op("Transpose", value, perm=[0, 2, 1, 3])
-    return op("Flatten", op("Squeeze", split, [0]), axis=1)
+    return split or op("Transpose", value, perm=[0, 2, 1, 3])
 
 
 def _put_back(op: Scribe, layer: Attention, attended: ir.Value, pool: ir.Value) -> None:
-    """[tokens, heads * size] goes where the old attention's output went, in that one's layout."""
+    """[1, tokens, heads * size] goes where the old attention's output went, in that one's layout."""
     if not layer.heads_first:
-        ir.convenience.replace_all_uses_with(layer.output, op("Unsqueeze", attended, [0]))
+        ir.convenience.replace_all_uses_with(layer.output, attended)
         return
     split = op("Reshape", attended, [1, -1, layer.heads, paging.sizes(pool)[1]])
     readers = [node for node in layer.output.consumers() if node.op_type != "Shape"]

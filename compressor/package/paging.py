@@ -4,14 +4,16 @@
                                                  lies in block table[p // block_size], slot p % block_size
 
 PagedAttention, Kwon et al. 2023 (arXiv 2309.06180). On a CPU from standard operators: ScatterND writes this call's keys
-and values into the pool, in place when an engine binds one buffer to input and output; GatherND brings the keys of each
-request side by side; Attention takes a mask for each row, since requests differ in length. Where a request has no key,
-its first is read: an engine's pool begins as it was found, and a number that is none would survive a weight of zero.
+and values into the pool, in place when an engine binds one buffer to input and output; Gather brings the blocks of each
+request side by side; Attention takes a mask for each row, since requests differ in length. An engine's pool begins as
+it was found, and a number that is none would survive a weight of zero: so a request's last token is written into the
+rest of its block too, until others come there, and where a request has no block its first is read.
 On CUDA the three are com.microsoft.PagedAttention, which computes in half precision.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -42,13 +44,14 @@ class Step:
     """
 
     position: ir.Value  # [tokens] of each token in its request
-    place: ir.Value  # [tokens, 2] block and slot where each token's key and value go
+    place: ir.Value  # [written, 2] block and slot that keys and values go to
+    written: ir.Value  # [written] index of the token that goes there; at the end the last ones, once for each slot
     last: ir.Value  # [batch] index of each request's last token
     spread: ir.Value  # [tiles, width] index of each tile's tokens; the last of a request is filled up with any
-    packed: ir.Value  # [tokens] the inverse: index of each token among tiles * width
-    source: ir.Value  # [tiles, keys, 2] block and slot of each tile's keys; the row is filled up with its first
+    packed: ir.Value  # [1, tokens] the inverse: index of each token among tiles * width
+    blocks: ir.Value  # [tiles, blocks] that hold each tile's keys; the row is filled up with its first
     query_position: ir.Value  # [tiles, 1, width, 1]
-    key_position: ir.Value  # [1, 1, 1, keys]
+    key_position: ir.Value  # [1, 1, 1, blocks * block_size]
 
 
 def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
@@ -57,44 +60,62 @@ def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
         op("Cast", value, to=ir.DataType.INT64) for value in (given.table, given.cumulative, given.past)
     )
     starts, ends = op("Slice", cumulative, [0], [-1]), op("Slice", cumulative, [1], [LAST])
-    count = op("Squeeze", op("Shape", ids))
-    token = op("Range", 0, count, 1)
+    count, block_size = op("Squeeze", op("Shape", ids)), op("Squeeze", op("Shape", pool, start=1, end=2))
+    token, last = op("Range", 0, count, 1), op("Sub", ends, 1)
     row = _row(op, token, ends)
-    offset = op("Sub", token, op("Gather", starts, row))
-    position = op("Add", op("Gather", past, row), offset)
-
-    block_size = op("Squeeze", op("Shape", pool, start=1, end=2))
-    nth_block = op("Div", position, block_size)
-    block = op("GatherND", table, _columns(op, row, nth_block))
+    position = op("Add", token, op("Gather", op("Sub", past, starts), row))
+    block = op("GatherND", table, _columns(op, row, op("Div", position, block_size)))
+    place, written = _writing(
+        op, op("Add", op("Mul", block, block_size), op("Mod", position, block_size)), last, token, block_size
+    )
 
     lengths = op("Sub", ends, starts)
     width = op("Min", op("ReduceMax", lengths, keepdims=0), TILE)
     tiles = op("Div", op("Add", lengths, op("Sub", width, 1)), width)
     tile_ends = op("CumSum", tiles, 0)
+    begin = op("Mul", op("Sub", tile_ends, tiles), width)  # of each request, among tiles * width
     tile = op("Range", 0, op("ReduceSum", tiles, keepdims=0), 1)
-    row_of_tile = _row(op, tile, tile_ends)
-    first_tile = op("Sub", tile_ends, tiles)
-    begin = op("Mul", op("Sub", tile, op("Gather", first_tile, row_of_tile)), width)  # in the tokens of its request
-
+    row_of_tile, tile_begin = _row(op, tile, tile_ends), op("Mul", tile, width)
+    shift = op("Sub", starts, begin)
     column = op("Range", 0, width, 1)
-    spread = op("Add", op("Unsqueeze", op("Add", op("Gather", starts, row_of_tile), begin), [1]), column)
-    before = op("Add", op("Gather", past, row_of_tile), begin)
+    first = op("Add", tile_begin, op("Gather", shift, row_of_tile))
+    spread = op("Add", op("Unsqueeze", first, [1]), column)
+    before = op("Add", tile_begin, op("Gather", op("Sub", past, begin), row_of_tile))
     keys = op("Min", op("Gather", op("Add", past, lengths), row_of_tile), op("Add", before, width))
-    key = op("Range", 0, op("ReduceMax", keys, keepdims=0), 1)
-    own = op("Where", op("Less", key, op("Unsqueeze", keys, [1])), key, 0)
-    tables = op("Gather", table, row_of_tile)
-    block_of_key = op("GatherElements", tables, op("Div", own, block_size), axis=1)
-    tile_of_token = op("Add", op("Gather", first_tile, row), op("Div", offset, width))
+
+    blocks = op("Div", op("Add", keys, op("Sub", block_size, 1)), block_size)
+    most = op("ReduceMax", blocks, keepdims=0)
+    nth = op("Range", 0, most, 1)
+    own = op("Where", op("Less", nth, op("Unsqueeze", blocks, [1])), nth, 0)
+    key = op("Range", 0, op("Mul", most, block_size), 1)
     return Step(
         position=position,
-        place=_columns(op, block, op("Mod", position, block_size)),
-        last=op("Sub", ends, 1),
+        place=place,
+        written=written,
+        last=last,
         spread=op("Min", spread, op("Sub", count, 1)),
-        packed=op("Add", op("Mul", tile_of_token, width), op("Mod", offset, width)),
-        source=_columns(op, block_of_key, op("Mod", own, block_size)),
+        packed=op("Unsqueeze", op("Sub", token, op("Gather", shift, row)), [0]),
+        blocks=op("GatherElements", op("Gather", table, row_of_tile), own, axis=1),
         query_position=op("Unsqueeze", op("Add", op("Unsqueeze", before, [1]), column), [1, 3]),
         key_position=op("Unsqueeze", key, [0, 1, 2]),
     )
+
+
+def _writing(
+    op: Scribe, slot: ir.Value, last: ir.Value, token: ir.Value, block_size: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Where keys and values go, and of which tokens: each in its slot [tokens], the last to the end of its block.
+
+    Slots are counted through all blocks. Those before the last token's own are taken to be its own once more.
+    """
+    end = op("Gather", slot, last)
+    block_begin = op("Mul", op("Div", end, block_size), block_size)
+    whole = op("Add", op("Unsqueeze", block_begin, [1]), op("Range", 0, block_size, 1))
+    rest = op("Max", whole, op("Unsqueeze", end, [1]))
+    again = op("Expand", op("Unsqueeze", last, [1]), op("Shape", rest))
+    slots = op("Concat", slot, op("Reshape", rest, [-1]), axis=0)
+    written = op("Concat", token, op("Reshape", again, [-1]), axis=0)
+    return _columns(op, op("Div", slots, block_size), op("Mod", slots, block_size)), written
 
 
 def visible(op: Scribe, step: Step, window: int) -> ir.Value:
@@ -105,7 +126,7 @@ def visible(op: Scribe, step: Step, window: int) -> ir.Value:
     return op("And", seen, op("Greater", step.key_position, op("Sub", step.query_position, window)))
 
 
-Paged = tuple[ir.Value, list[ir.Value]]  # what the tokens attended to [tokens, heads * size], and the two pools written
+Paged = tuple[ir.Value, list[ir.Value]]  # what the tokens attended to [1, tokens, heads * size], and the pools written
 
 
 def attend_on_cpu(
@@ -117,18 +138,18 @@ def attend_on_cpu(
     mask: ir.Value,
     dtype: ir.DataType,
 ) -> Paged:
-    """rows: query, key, value [tokens, heads * size], of the graph's dtype, in which attention computes."""
+    """rows: query, key, value [1, tokens, ...], of the graph's dtype, in which attention computes."""
     query, *new = rows
     written, gathered = [], []
     for pool, one in zip(pools, new, strict=True):
         heads, size = sizes(pool)
         put = op("Reshape", one if pool.dtype == dtype else op("Cast", one, to=pool.dtype), [-1, heads, size])
-        written.append(op("ScatterND", pool, step.place, put))
-        found = op("Reshape", op("GatherND", written[-1], step.source), [0, -1, heads * size])
+        written.append(op("ScatterND", pool, step.place, op("Gather", put, step.written)))
+        found = op("Reshape", op("Gather", written[-1], step.blocks), [0, -1, heads * size])
         gathered.append(found if pool.dtype == dtype else op("Cast", found, to=dtype))
     attended = op(
         "Attention",
-        op("Gather", query, step.spread),
+        op("Gather", _flat(op, query, layer, pools[0]), step.spread),
         *gathered,
         mask,
         q_num_heads=layer.heads,
@@ -136,16 +157,19 @@ def attend_on_cpu(
         scale=layer.scale,
         softcap=layer.softcap,
     )
-    return op("Gather", op("Reshape", attended, [-1, layer.heads * sizes(pools[1])[1]]), step.packed), written
+    return op("Gather", _flat(op, attended, layer, pools[1]), step.packed), written
 
 
 def attend_on_cuda(
     op: Scribe, layer: Attention, rows: list[ir.Value], pools: list[ir.Value], given: Given, dtype: ir.DataType
 ) -> Paged:
     """rows as above, of the graph's dtype; the pools are half precision already."""
+    query, *new = rows
+    flat = [_flat(op, query, layer, pools[0])]
+    flat += [op("Reshape", one, [-1, math.prod(sizes(pool))]) for one, pool in zip(new, pools, strict=True)]
     node = op.node(
         "PagedAttention",
-        *(op("Cast", value, to=ir.DataType.FLOAT16) if dtype == ir.DataType.FLOAT else value for value in rows),
+        *(op("Cast", value, to=ir.DataType.FLOAT16) if dtype == ir.DataType.FLOAT else value for value in flat),
         *pools,
         given.cumulative,
         given.past,
@@ -159,7 +183,13 @@ def attend_on_cuda(
         local_window_size=layer.window or -1,
     )
     output, *written = node.outputs
-    return op("Cast", output, to=dtype) if dtype == ir.DataType.FLOAT else output, written
+    attended = op("Unsqueeze", output, [0])
+    return op("Cast", attended, to=dtype) if dtype == ir.DataType.FLOAT else attended, written
+
+
+def _flat(op: Scribe, value: ir.Value, layer: Attention, pool: ir.Value) -> ir.Value:
+    """[..., heads * size] -> [tokens, heads * size]"""
+    return op("Reshape", value, [-1, layer.heads * sizes(pool)[1]])
 
 
 def sizes(pool: ir.Value) -> tuple[int, int]:
