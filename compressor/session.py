@@ -6,14 +6,16 @@ Two settings exist: `exact` runs the graph as written (the numeric reference), `
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
 
+from compressor import scratch
 from compressor.errors import MachineError, RequestError
 
 if TYPE_CHECKING:
@@ -95,13 +97,9 @@ def start(
         )
     providers = [(name, dict(given)) for name, given in backend.providers]
     try:
-        if isinstance(model, Path):
-            content: str | bytes = str(model)
-        else:
-            content, folder = _serialise(model, lean=lean)
-            if folder is not None:
-                options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        session = ort.InferenceSession(content, options, providers=providers)
+        with _given(model, options, lean=lean) as (content, mapped):
+            session = ort.InferenceSession(content, options, providers=providers)
+        weakref.finalize(session, dict.clear, mapped)  # it reads them as long as it lives
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         name = model if isinstance(model, Path) else model.graph.name or "graph"
         raise RequestError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from error
@@ -183,15 +181,31 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serialise(model: ir.Model, *, lean: bool) -> tuple[bytes, Path | None]:
-    """Protobuf bytes with external tensors left in their files, and the one folder those files lie in."""
-    folders = {Path(os.path.abspath(one.base_dir)) for one in _external_tensors(model)}
+@contextmanager
+def _given(
+    model: Path | ir.Model, options: ort.SessionOptions, *, lean: bool
+) -> Iterator[tuple[str | bytes, dict[str, ort.OrtValue]]]:
+    """What ONNX Runtime is given: a path, or a graph in bytes, with options that say where its weights lie.
+
+    Tensors of a file stay there. Lean: those that are computed when they are read lie in a file too, and are mapped.
+    """
+    if isinstance(model, Path):
+        yield str(model), {}
+        return
+    external = _external_tensors(model)
+    folders = {Path(os.path.abspath(one.base_dir)) for one in external}
     if len(folders) > 1:
         raise RequestError(f"graph '{model.graph.name}' takes its weights from several folders: {sorted(folders)}")
-    proto: Any = ir.to_proto(model)
-    if lean:
-        _weights_when_read(proto.graph)
-    return proto.SerializeToString(), next(iter(folders), None)
+    folder, location = next(iter(folders), None), next((str(one.location) for one in external), "")
+    with scratch.computed(model, folder, location) if lean else nullcontext(scratch.Computed(folder, {})) as found:
+        for name, value in found.mapped.items():
+            options.add_initializer(name, value)
+        if found.folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(found.folder))
+        proto: Any = ir.to_proto(model)
+        if lean:
+            _weights_when_read(proto.graph)
+        yield proto.SerializeToString(), found.mapped
 
 
 def _weights_when_read(graph: Any) -> None:

@@ -1,8 +1,9 @@
 """Peak memory of optimizing a model of more than 2 GiB: ours, then onnxsim, OnnxSlim, onnxoptimizer and onnxscript.
 
-    python -m tests.bench.optimizer_memory [--products 35] [--folder DIR] [--tools compress onnxsim ...]
+    python -m tests.bench.optimizer_memory [--products 35] [--folder DIR] [--tools compress onnxsim ...] [--turned]
 
-A chain of products of 4096 x 4096 in float32, random, its weights beside it. Anonymous memory (RssAnon, read every 20
+A chain of products of 4096 x 4096 in float32, random, its weights beside it; `--turned`: behind a Transpose each, as
+torch.export writes them, which optimizers fold. Anonymous memory (RssAnon, read every 20
 ms) is what no file backs: mapped weights are page cache, which the kernel takes back. Each tool is one process and may
 take 14 GiB. Bar: half a GiB above a process that optimizes a chain of one small product. Writes
 results/optimizer_memory.json.
@@ -32,37 +33,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--products", type=int, default=35)
     parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--turned", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the model and the results lie while it runs")
     parser.add_argument("--tools", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="compress-bench-", dir=options.folder) as folder:
         small, large = (Path(folder) / name / "model.onnx" for name in ("small", "large"))
-        make(small, 1, 64)
-        make(large, options.products, options.width)
+        make(small, 1, 64, options.turned)
+        make(large, options.products, options.width, options.turned)
         rows = {name: measure(name, small, large, Path(folder) / name.replace(" ", "-")) for name in options.tools}
     result = export_depth.facts() | {
-        "command": "python -m tests.bench.optimizer_memory",
+        "command": f"python -m tests.bench.optimizer_memory{' --turned' if options.turned else ''}",
         "setting": f"{options.products} products of {options.width} x {options.width} in float32",
         "weight_bytes": options.products * options.width**2 * 4,
         "bar_bytes": BAR_BYTES,
         "rows": rows,
     }
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    results = RESULTS.with_stem(f"{RESULTS.stem}_turned") if options.turned else RESULTS
+    results.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
 
-def make(path: Path, products: int, width: int) -> None:
+def make(path: Path, products: int, width: int, turned: bool) -> None:
     """Written one weight at a time; each keeps the size of what it is multiplied with."""
     path.parent.mkdir()
     x = ir.val("x", ir.DataType.FLOAT, ["N", width])
-    value, nodes, weights = x, [], []
+    value, weights = x, list[ir.Value]()
+    nodes = list[ir.Node]()
     for place in range(products):
         weight = ir.Value(name=f"w{place}", const_value=_weight(place, width))
-        node = ir.node("MatMul", [value, weight])
-        value = node.outputs[0]
-        value.name, value.type, value.shape = f"y{place}", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", width])
-        nodes.append(node)
         weights.append(weight)
+        if turned:
+            nodes.append(ir.node("Transpose", [weight], {"perm": [1, 0]}))
+            weight = nodes[-1].outputs[0]
+            weight.name = f"t{place}"
+        nodes.append(ir.node("MatMul", [value, weight]))
+        value = nodes[-1].outputs[0]
+        value.name, value.type, value.shape = f"y{place}", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", width])
     graph = ir.Graph([x], [value], nodes=nodes, initializers=weights, opset_imports={"": 17}, name="chain")
     save_model(ir.Model(graph, ir_version=8), path)
 
