@@ -19,7 +19,7 @@ from compressor.quantize import graph, prepare, rotation
 from compressor.quantize.graph import Linear
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.recipe import OnGrid, Recipe
+from compressor.recipe import Gptq, OnGrid, Recipe
 
 
 def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], track: Track) -> list[dict[str, Any]]:
@@ -50,4 +50,4 @@ def grid(recipe: Recipe) -> tuple[Grid, int]:
     assert isinstance(method, OnGrid)  # the others decompose, rewrite or read a book
     half = catalog.FORMATS[recipe.format].half_scales or recipe.export.dtype == "float16"
     size = PER_TENSOR if method.group_size == "tensor" else method.group_size
-    return Grid(method.bits, recipe.scheme, bool(method.scale_search), half), size
+    return Grid(method.bits, recipe.scheme, bool(method.scale_search), half, isinstance(method, Gptq)), size

@@ -173,7 +173,8 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
     else:
         rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
     if recipe.quantize.embeddings:
-        grid = replace(preparing.grid(recipe)[0], bits=recipe.quantize.embeddings, scale_search=True)
+        whole, _ = preparing.grid(recipe)
+        grid = replace(whole, bits=recipe.quantize.embeddings, scale_search=True, carried=False)
         rows += embeddings.round_tables(embeddings.find_tables(model), grid, folder)
     return Work(rows, left_alone, budget=facts)
 

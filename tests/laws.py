@@ -19,7 +19,7 @@ from passes.dead_node_elimination import DeadNodeElimination
 
 Outputs = Mapping[str, np.ndarray]
 
-# How far `scale_search` shrinks a scale, in steps of 0.05: to 0.65, and at 2 bits to 0.3.
+# How far `scale_search` shrinks a scale, in steps of 0.05: to 0.65, and at 2 bits to 0.3 where no error is carried on.
 STEPS = {8: 8, 4: 8, 3: 8, 2: 15}
 
 # ONNX Runtime has no kernels for operators older than opset 7; such graphs are checked for their form alone.
@@ -209,7 +209,8 @@ def fit_slowly(weight: np.ndarray, grid: Grid) -> tuple[float, float]:
 
 def _tried(weight: np.ndarray, grid: Grid) -> list[tuple[float, float]]:
     """Every scale and zero point that the scheme looks at, the first of equally good ones first."""
-    factors = [1 - 0.05 * step for step in range(STEPS[grid.bits] if grid.scale_search else 1)]
+    steps = 8 if grid.carried else STEPS[grid.bits]
+    factors = [1 - 0.05 * step for step in range(steps if grid.scale_search else 1)]
     low, high, levels, middle = min(weight.min(), 0), max(weight.max(), 0), 2**grid.bits - 1, 2.0 ** (grid.bits - 1)
     if not weight.any():
         return [(1.0, 0.0 if grid.scheme == "zero_point" else middle)]

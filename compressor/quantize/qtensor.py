@@ -24,9 +24,10 @@ from torch import Tensor
 PER_CHANNEL, PER_TENSOR = -1, 0
 # Shrinking a scale trades clipping of the largest weights for a finer grid on the rest. The best factor at 3 and 4
 # bits lies between 0.65 and 1 on trained weights, at 2 bits, where a step is as wide as the largest weight, between
-# 0.3 and 1; steps of 0.05 find it within the step.
+# 0.3 and 1; steps of 0.05 find it within the step. Where errors are carried on to other weights, 0.65 is the end at 2
+# bits too: what is clipped further is more than the others make good (tests/bench/results/README.md).
 SHRINK_STEP = 0.05
-SHRINK_STEPS = {8: 8, 4: 8, 3: 8, 2: 15}
+SHRINK_STEPS, STEPS_IF_CARRIED = {8: 8, 4: 8, 3: 8, 2: 15}, 8
 # Smaller groups are of one sign by chance, one in 2^15 of those of 16; a zero point of its own for such a group would
 # cost every other group of the weight one too.
 ONE_SIGN_ROWS = 32
@@ -94,6 +95,7 @@ class Grid:
     scheme: str
     scale_search: bool = False
     half_scales: bool = False  # as a float16 holds them, for formats that store them so
+    carried: bool = False  # the error of a weight is carried on to others, as GPTQ does
 
     @property
     def levels(self) -> int:
@@ -127,7 +129,8 @@ class Grid:
             yield (_half(scale) if self.half_scales else scale), zero
 
     def _factors(self) -> list[float]:
-        steps = SHRINK_STEPS[self.bits] if self.scale_search else 1
+        most = STEPS_IF_CARRIED if self.carried else SHRINK_STEPS[self.bits]
+        steps = most if self.scale_search else 1
         return [1 - SHRINK_STEP * step for step in range(steps)]
 
     def _squared_error(

@@ -16,6 +16,7 @@ GRIDS = [
 GROUP_SIZES = (-1, 16, 32, 64, 128)
 # Four groups of 128 take a second each: they see some of the grids, which hold every choice once.
 CASES = [(grid, size) for size in GROUP_SIZES for grid in (GRIDS[::5] if size == 128 else GRIDS)]
+CASES += [(Grid(2, "symmetric", scale_search=True, carried=True), size) for size in (-1, 32)]  # GPTQ's at 2 bits
 OPTIONS = {"rtn": ({},), "gptq": ({"act_order": False}, {"act_order": True})}
 
 
