@@ -339,7 +339,6 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "rms_norm_of_another": rms_norm_of_another,
     "rms_norm_opset_21": partial(rms_norm, opset=21),
     "rms_norm_over": partial(rms_norm, root="over", power="Mul(x, x)"),
-    "rms_norm_of_any_width": partial(rms_norm, width="W"),
     "rms_norm_unweighted": partial(rms_norm, weight=""),
     "rms_norm_weight_is_an_input": partial(rms_norm, weight="given"),
     "rotary": rotary,
