@@ -27,6 +27,7 @@ from compressor.quantize.statistics import column_step, energy
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
 WORSE_BY = 1.001
+NOT_CORRECTED = "not corrected, its inputs' drift is not finite"
 # Weights that are rounded at a time, a thread each: groups are too small for threads to share, and waited 50 times as
 # long as they worked on cores that others used too. Each holds its weight a few times over.
 AT_ONCE = 4
@@ -62,7 +63,8 @@ def with_data(
             group = groups[linears_alike[0].name]
             weight = torch.cat([linear.read().to(device) for linear in linears_alike], 1)
             if drift is not None and shared.factorised:
-                weight = target.corrected(weight, damped(moment, shared.factorised.damping), drift, correction)
+                aim = target.corrected(weight, damped(moment, shared.factorised.damping), drift, correction)
+                weight, group = (weight, group.uncorrected()) if aim is None else (aim, group)
             tensors = group.solve(weight).split(columns := [linear.shape[1] for linear in linears_alike])
             for linear, tensor, wanted in zip(linears_alike, tensors, torch.split(weight, columns, 1), strict=True):
                 store.write(folder, linear.name, tensor)
@@ -161,6 +163,10 @@ class _Group:
         solver = at(self.solver, choice)
         factorised = replace(self.factorised, solver=solver) if self.factorised else None
         return replace(self, solver=solver, factorised=factorised)
+
+    def uncorrected(self) -> _Group:
+        """The same, solved toward the weights as they are though a correction was asked for."""
+        return replace(self, fallback="; ".join(filter(None, (self.fallback, NOT_CORRECTED))))
 
     def solve(self, weight: Tensor) -> QTensor:
         """The weight [in, out] on its grid; no column knows of another, so every rank solves its share of them."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 
-def corrected(weight: Tensor, damped: Tensor, drift: Tensor, share: float) -> Tensor:
+def corrected(weight: Tensor, damped: Tensor, drift: Tensor, share: float) -> Tensor | None:
     """W + share * H^-1 D W for weight [in, out], the damped H and D [in, in]; solved in float64, float32 as given.
 
-    Where H has no Cholesky factor the weight stays as it is.
+    None where H has no Cholesky factor or D is not finite: such data tells no correction.
     """
     factor, failed = torch.linalg.cholesky_ex(damped.double())
     if failed or not bool(drift.isfinite().all()):
-        return weight
+        return None
     correction = torch.cholesky_solve(drift.double() @ weight.double(), factor)
     return (weight.double() + share * correction).to(weight.dtype)

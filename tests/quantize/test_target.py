@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compressor.progress import identity
-from compressor.quantize import solve, store
+from compressor.quantize import moments, solve, store
 from compressor.quantize.gptq import Gptq
 from compressor.quantize.graph import find_linears
 from compressor.quantize.qtensor import Grid
@@ -36,6 +36,7 @@ def test_equals_the_equations_typed_out(share: float) -> None:
     H, D = (drifted.T @ drifted).numpy() + damping, (drifted.T @ (X - drifted)).numpy()
     expected = W.numpy() + share * np.linalg.inv(H) @ D @ W.numpy()
     found = corrected(W, torch.from_numpy(H), torch.from_numpy(D), share)
+    assert found is not None
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)  # float64, sums of 9
 
 
@@ -43,6 +44,7 @@ def test_whatever_is_rounded_the_two_losses_differ_by_a_constant() -> None:
     """|X W - X~ Q|^2 = |X~ (W' - Q)|^2 + const: a solver of the one is a solver of the other."""
     X, drifted, W = inputs()
     target = corrected(W, drifted.T @ drifted, drifted.T @ (X - drifted), 1.0)
+    assert target is not None
     differences = []
     for seed in range(3):
         Q = W + torch.randn(W.shape, generator=torch.Generator().manual_seed(seed), dtype=W.dtype)
@@ -53,8 +55,20 @@ def test_whatever_is_rounded_the_two_losses_differ_by_a_constant() -> None:
 
 def test_a_drift_that_is_no_number_corrects_nothing() -> None:
     _, drifted, W = inputs()
-    assert torch.equal(corrected(W, drifted.T @ drifted, torch.full((9, 9), torch.nan), 1.0), W)
-    assert torch.equal(corrected(W, -torch.eye(9), torch.eye(9), 1.0), W)
+    assert corrected(W, drifted.T @ drifted, torch.full((9, 9), torch.nan), 1.0) is None
+    assert corrected(W, -torch.eye(9), torch.eye(9), 1.0) is None
+
+
+def test_what_is_not_corrected_is_a_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weight is solved toward itself, as without a correction, and its row says so."""
+    model = graphs.build(DEEP, opset=21, wa=graphs.normal(40, 48), wb=graphs.normal(48, 32), wc=graphs.normal(32, 24))
+    linears, _ = find_linears(model)
+    data = [{"x": graphs.normal(200, 40)}]
+    monkeypatch.setattr(moments, "drift", lambda *_: torch.full((40, 40), torch.nan))
+    rows = solve.with_data(
+        model, linears, Gptq(Grid(4, "absmax"), -1), data, folder=tmp_path, track=identity, correction=0.5
+    )
+    assert [row["fallback"] for row in rows] == ["not corrected, its inputs' drift is not finite"] * 3
 
 
 def test_a_corrected_graph_lies_nearer_to_the_float_one(tmp_path: Path) -> None:
