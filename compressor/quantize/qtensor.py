@@ -27,7 +27,7 @@ PER_CHANNEL, PER_TENSOR = -1, 0
 # 0.3 and 1; steps of 0.05 find it within the step. Where errors are carried on to other weights, 0.65 is the end at 2
 # bits too: what is clipped further is more than the others make good (tests/bench/results/README.md).
 SHRINK_STEP = 0.05
-SHRINK_STEPS, STEPS_IF_CARRIED = {8: 8, 4: 8, 3: 8, 2: 15}, 8
+SHRINK_STEPS, STEPS_AT_2_BITS = 8, 15
 # Smaller groups are of one sign by chance, one in 2^15 of those of 16; a zero point of its own for such a group would
 # cost every other group of the weight one too.
 ONE_SIGN_ROWS = 32
@@ -129,7 +129,7 @@ class Grid:
             yield (_half(scale) if self.half_scales else scale), zero
 
     def _factors(self) -> list[float]:
-        most = STEPS_IF_CARRIED if self.carried else SHRINK_STEPS[self.bits]
+        most = STEPS_AT_2_BITS if self.bits == 2 and not self.carried else SHRINK_STEPS
         steps = most if self.scale_search else 1
         return [1 - SHRINK_STEP * step for step in range(steps)]
 
