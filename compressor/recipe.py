@@ -7,21 +7,20 @@ The models below are the schema, written once: constructor, YAML key, `--set` ta
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from compressor import catalog, formats, impossible
+from compressor import catalog, formats, impossible, yaml_text
 from compressor.errors import RecipeError, RequestError
 from compressor.export import tasks
+from compressor.findings import findings
 from compressor.methods import Awq, Codebook, Dynamic, Images, Keep, LlmInt8, Rotations, Section, SmoothQuant, StaticQdq
+from compressor.suggestion import suggestion
+from compressor.yaml_text import Place
 
 PER_CHANNEL = -1
 Bits = Literal[8, 4, 3, 2]
@@ -33,22 +32,20 @@ Target = Literal["generic", "cpu", "cuda", "tensorrt"]
 Format = Literal["matmulnbits", "qdq", "gptq", "compressed_tensors"]
 
 
-def _known_pass(name: str) -> str:
-    if name not in catalog.PASSES:
-        raise ValueError(f"no pass {name!r}. {_suggestion(name, tuple(catalog.PASSES))}")
-    return name
+def _named(kind: str, known: Iterable[str]) -> AfterValidator:
+    """A name of a list; another one is told the nearest."""
+    names = tuple(known)
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"no {kind} {name!r}. {suggestion(name, names)}")
+        return name
+
+    return AfterValidator(check)
 
 
-PassName = Annotated[str, AfterValidator(_known_pass)]
-
-
-def _known_task(name: str) -> str:
-    if name not in tasks.NAMES:
-        raise ValueError(f"no task {name!r}. {_suggestion(name, tasks.NAMES)}")
-    return name
-
-
-TaskName = Annotated[str, AfterValidator(_known_task)]
+PassName = Annotated[str, _named("pass", catalog.PASSES)]
+TaskName = Annotated[str, _named("task", tasks.NAMES)]
 
 
 class Export(Section):
@@ -376,7 +373,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read ({_first_line(error)}). `compress recipes` lists ours") from None
+        raise RequestError(
+            f"{path}: cannot be read ({yaml_text.first_line(error)}). `compress recipes` lists ours"
+        ) from None
     return parse(text, str(path), overrides)
 
 
@@ -385,25 +384,7 @@ def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises: RecipeError with every finding.
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        duplicates = list(_duplicate_keys(root, origin))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError([f"{origin}:{line}: not YAML: {error.problem}"]) from None
-    except yaml.YAMLError as error:
-        raise RecipeError([f"{origin}:1: not YAML: {_first_line(error)}"]) from None
-    except RecursionError:
-        raise RecipeError([f"{origin}:1: nests too deep, or an anchor holds itself"]) from None
-    if not isinstance(root, yaml.MappingNode):
-        raise RecipeError([f"{origin}:1: a recipe is a mapping of sections, beginning with `model:`"])
-    if duplicates:
-        raise RecipeError(duplicates)
-    try:
-        data = yaml.load(text, _Yaml)
-    except yaml.YAMLError as error:
-        raise RecipeError([f"{origin}:1: not YAML: {_first_line(error)}"]) from None
-    lines = {place: f"{origin}:{line}" for place, line in _lines(root)}
+    data, lines = yaml_text.read(text, origin)
     return _validated(data, overrides, lines, origin)
 
 
@@ -417,19 +398,9 @@ def schema() -> dict[str, Any]:
     return Recipe.model_json_schema(by_alias=True) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
 
-Place = tuple[str | int, ...]
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as text, for want of a dot; here it is a number."""
-
-
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
-
-
 def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place, str], origin: str) -> Recipe:
     for override in overrides:
-        place = _apply(data, override)
+        place = yaml_text.override(data, override)
         lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
         lines[place] = f"--set {override}"
     _imply_method(data.get("quantize"))
@@ -437,13 +408,11 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place
         # JSON mode: a list is a tuple, and "4" is still no number. A date of YAML is the text it was written as.
         made = Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        findings = [_finding(dict(one), lines, origin) for one in error.errors(include_url=False)]
-        raise RecipeError([text for _, text in sorted(findings)]) from None
+        raise RecipeError(findings(error.errors(include_url=False), Recipe, lines, origin)) from None
     except (TypeError, ValueError) as error:
-        raise RecipeError([f"{origin}: {_first_line(error)}"]) from None
-    errors = [{"type": "value_error", "loc": place, "msg": text} for place, text in made.refusals()]
-    if errors:
-        raise RecipeError([text for _, text in sorted(_finding(one, lines, origin) for one in errors)])
+        raise RecipeError([f"{origin}: {yaml_text.first_line(error)}"]) from None
+    if errors := [{"type": "value_error", "loc": place, "msg": text} for place, text in made.refusals()]:
+        raise RecipeError(findings(errors, Recipe, lines, origin))
     return made
 
 
@@ -452,110 +421,3 @@ def _imply_method(quantize: Any) -> None:
     if isinstance(quantize, dict) and not any(quantize.get(name) is not None for name in catalog.METHODS):
         named = [name for name in catalog.PREPARATIONS if quantize.get(name) is not None]
         quantize |= {catalog.PREPARATIONS[named[0]][0]: {}} if named else {}
-
-
-def _apply(data: dict[str, Any], override: str) -> Place:
-    """Write one `a.b.c=value` into the data and return its place."""
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip("."):
-        raise RecipeError([f"--set {override}: write it as section.field=value, e.g. quantize.gptq.bits=3"])
-    *sections, field = key.split(".")
-    for section in sections:
-        if data.get(section) is None:
-            data[section] = {}
-        if not isinstance(data[section], dict):
-            raise RecipeError([f"--set {override}: '{section}' is a value and has no fields"])
-        data = data[section]
-    try:
-        data[field] = yaml.load(value, _Yaml)
-    except yaml.YAMLError:
-        raise RecipeError([f"--set {override}: the value is not YAML"]) from None
-    return (*sections, field)
-
-
-def _finding(error: dict[str, Any], lines: Mapping[Place, str], origin: str) -> tuple[tuple[int, str], str]:
-    """One pydantic error as (sort key, line of text)."""
-    place: Place = error["loc"]
-    where = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), origin)
-    path = ".".join(str(part) for part in place)
-    if error["type"] == "extra_forbidden":
-        parent = ".".join(str(part) for part in place[:-1]) or "recipe"
-        text = f"{where}: {parent}: unknown field '{place[-1]}'. {_suggestion(str(place[-1]), _names(place[:-1]))}"
-    elif error["type"] == "missing":
-        text = f"{where}: {path}: missing; every recipe names it"
-    else:
-        text = f"{where}: {path}: {_sentence(error)}"
-    line = where.rpartition(":")[2]
-    return (int(line) if line.isdigit() else 0, text), text
-
-
-def _sentence(error: dict[str, Any]) -> str:
-    """What is wrong with a value, and for a name of a list the nearest one."""
-    message = str(error["msg"]).removeprefix("Value error, ").replace("Input", "the value")
-    given = error.get("input")
-    if error["type"] == "literal_error":
-        choices = [text.strip(" '") for text in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        near = _suggestion(given, choices, listing=False) if isinstance(given, str) else ""
-        return f"{given!r} is not one of {', '.join(choices)}. {near}".strip()
-    return message if isinstance(given, dict) or error["type"] == "value_error" else f"{message}, not {given!r}"
-
-
-def _suggestion(name: str, known: Sequence[str], *, listing: bool = True) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f"Did you mean '{near[0]}'?"
-    return f"Known: {', '.join(known)}" if listing else ""
-
-
-def _names(place: Place) -> list[str]:
-    """Field names of the section at a place."""
-    model: type[BaseModel] = Recipe
-    for part in place:
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        annotation = fields.get(str(part))
-        sections = [
-            choice for choice in _choices(annotation) if isinstance(choice, type) and issubclass(choice, Section)
-        ]
-        if not sections:
-            return []
-        model = sections[0]
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-
-
-def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
-    """Every place of a YAML tree with its line, counted from 1; a key's line stands for its value."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*place, key.value)
-            yield inner, key.start_mark.line + 1
-            yield from _lines(value, inner)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*place, index), value.start_mark.line + 1
-            yield from _lines(value, (*place, index))
-
-
-def _duplicate_keys(node: yaml.Node | None, origin: str) -> Iterator[str]:
-    """YAML keeps the last of two equal keys in silence; a recipe refuses them."""
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                yield f"{origin}:{line}: a key is a word, not a list or a mapping"
-                continue
-            if key.value in seen:
-                yield f"{origin}:{line}: '{key.value}' stands twice; first in line {seen[key.value]}"
-            seen.setdefault(key.value, line)
-            yield from _duplicate_keys(value, origin)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _duplicate_keys(value, origin)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

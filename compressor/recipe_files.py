@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from compressor.errors import RequestError
+from compressor.suggestion import suggestion
 
 CHECKOUT = Path(__file__).parents[1] / "recipes"
 INSTALLED = Path(__file__).parent / "recipes"  # where a wheel carries them
@@ -18,8 +18,7 @@ def find(name: str) -> Path:
         return path
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(path.stem, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Ours are {', '.join(known)}"
+    hint = suggestion(path.stem, list(known), f"Ours are {', '.join(known)}")
     raise RequestError(f"{name}: no such recipe. {hint}")
 
 

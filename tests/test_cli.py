@@ -72,7 +72,7 @@ def test_a_wrong_request_is_2_and_a_line_without_traceback(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("command", "code", "line"),
     [
-        ("run quickstrt", 2, "quickstrt: no such recipe. Did you mean quickstart?"),
+        ("run quickstrt", 2, "quickstrt: no such recipe. Did you mean 'quickstart'?"),
         ("run nothing-of-ours", 2, "nothing-of-ours: no such recipe. Ours are "),
         (
             "run quickstart --set quantize.gptq.bit=3",

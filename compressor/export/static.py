@@ -8,7 +8,6 @@ TensorRT builds an engine for a range of shapes, best at `opt`; a graph without 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import onnx_ir as ir
 
 from compressor.errors import RequestError
 from compressor.session import load_model
+from compressor.suggestion import suggestion
 
 
 class Range(NamedTuple):
@@ -63,8 +63,7 @@ def refuse_unknown(sizes: Mapping[str, int], known: Iterable[str]) -> None:
     """Raises: RequestError for an axis that no graph has."""
     names = sorted(known)
     for name in sorted(sizes.keys() - set(names)):
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"The free axes are {', '.join(names) or 'none'}"
+        hint = suggestion(name, names, f"The free axes are {', '.join(names) or 'none'}")
         raise RequestError(f"export.static: no input has an axis '{name}'. {hint}")
 
 
