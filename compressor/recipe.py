@@ -76,7 +76,7 @@ class Calibration(Section):
         description="builtin, a text file (.txt .raw .md .json .jsonl .parquet), tokens (.npy), a dataset id, "
         "arrays by input name (.npz), or a folder of pictures",
     )
-    samples: int = Field(128, ge=1, description="windows of `length` tokens, rows of arrays, or pictures")
+    samples: int = Field(128, ge=1, description="windows of `length` tokens, rows or calls of arrays, or pictures")
     length: int = Field(512, ge=8, description="tokens")
     seed: int = Field(0, ge=0, description="chooses the windows, rows or pictures")
     max_padding: float = Field(0.5, ge=0, le=1, description="share of the tokens that may be padding")

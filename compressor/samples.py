@@ -2,6 +2,7 @@
 
     text     a decoder: windows of tokens            an encoder: windows between its special tokens
     .npz     an array for each input, rows along the first axis; `labels`, where there are some, are set apart
+             or, with an axis more than the inputs have, whole calls along it: for inputs that share no rows
     folder   pictures, made into the one input by `images`; a folder for each class gives labels
 
 Rows are chosen by seed and known by their hashes. What is empty, too little or mostly padding is refused, and nothing
@@ -63,7 +64,8 @@ def calibrating(options: Calibration, model: ir.Model, folder: Path, images: Ima
     chosen = {name: array[rows] for name, array in arrays.items()}
     _refuse_padding(chosen, options)
     facts |= {"seed": options.seed, "rows": rows, "rows_sha256": _hashes(chosen)}
-    return Samples(_batches(chosen, model, options.source), facts)
+    calls = _whole_calls(chosen, model, options.source)
+    return Samples(calls or _batches(chosen, model, options.source), facts)
 
 
 def labelled(options: Accuracy, model: ir.Model, images: Images) -> Samples:
@@ -73,6 +75,8 @@ def labelled(options: Accuracy, model: ir.Model, images: Images) -> Samples:
     arrays, labels, facts = _read(options.source, model, images)
     if labels is None:
         raise RequestError(f"accuracy.source: {options.source}: holds no '{LABELS}'")
+    if _whole_calls(arrays, model, options.source):
+        raise RequestError(f"accuracy.source: {options.source}: labels are of rows, and its arrays hold whole calls")
     count = options.samples or len(labels)
     chosen = {name: array[:count] for name, array in arrays.items()}
     batches = _batches(chosen, model, options.source)
@@ -130,6 +134,8 @@ def _read(
 ) -> tuple[dict[str, Array], NDArray[np.int64] | None, dict[str, Any]]:
     """Arrays by input name, labels, and where they came from."""
     inputs = {str(value.name): value for value in model.graph.inputs if not value.is_initializer()}
+    if not inputs:
+        raise RequestError(f"{source}: the graph has no inputs; all that it computes is constant")
     path = Path(source)
     found, sha256 = pictures.folder(path, inputs, images) if path.is_dir() else _npz(path)
     labels = found.pop(LABELS, None)
@@ -161,11 +167,15 @@ def _fitting(array: Array, value: ir.Value, images: Images, source: str) -> Arra
     if array.dtype == np.uint8 and wanted == np.float32 and array.ndim == 4:
         array = pictures.ready(array, value, images)
     shape = [size if isinstance(size, int) else None for size in value.shape or ()]
-    fits = len(shape) == array.ndim and all(
-        size in (None, given) for size, given in zip(shape[1:], array.shape[1:], strict=True)
+    sizes = shape[1:] if array.ndim == len(shape) else shape  # of a row, or of a whole call
+    fits = len(sizes) == array.ndim - 1 and all(
+        size in (None, given) for size, given in zip(sizes, array.shape[1:], strict=True)
     )
     if array.dtype != wanted or not fits:
-        raise RequestError(f"{source}: '{value.name}' is {wanted}{shape}, and the array {array.dtype}{[*array.shape]}")
+        raise RequestError(
+            f"{source}: '{value.name}' is {wanted}{shape}, and the array {array.dtype}{[*array.shape]}; "
+            "rows lie along its first axis, or whole calls along one more"
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise RequestError(f"{source}: '{value.name}' holds values that are not finite")
     return array
@@ -179,6 +189,16 @@ def _refuse_padding(arrays: Mapping[str, Array], options: Calibration) -> None:
             f"calibration.source: {options.source} is {padding:.0%} padding; calibration.max_padding allows "
             f"{options.max_padding:.0%}. Bring fuller rows, or raise it"
         )
+
+
+def _whole_calls(arrays: Mapping[str, Array], model: ir.Model, source: str) -> tuple[Feeds, ...]:
+    """The calls, where the arrays have an axis more than the inputs; none where they hold rows."""
+    ranks = {str(value.name): len(value.shape or ()) for value in model.graph.inputs}
+    whole = [name for name, array in arrays.items() if array.ndim > ranks[name]]
+    if whole and len(whole) < len(arrays):
+        raise RequestError(f"{source}: {', '.join(whole)} hold whole calls, others rows; every array needs the same")
+    count = len(next(iter(arrays.values()))) if whole else 0
+    return tuple({name: array[at] for name, array in arrays.items()} for at in range(count))
 
 
 def _batches(arrays: Mapping[str, Array], model: ir.Model, source: str) -> tuple[Feeds, ...]:

@@ -21,6 +21,12 @@ from tests.test_calibration import BOS, write_tokenizer
 TWO = graphs.build("(float[N,3] a, int64[N,2] b) => (float[N,3] y, int64[N,2] z) { y = Neg(a) z = Neg(b) }", opset=21)
 FIXED = graphs.build("(float[2,3] a) => (float[2,3] y) { y = Neg(a) }", opset=21)
 PICTURE = graphs.build("(float[N,3,2,4] image) => (float[N,3,2,4] y) { y = Neg(image) }", opset=21)
+STATE = graphs.build(
+    "(float[N,T] x, float[2,N,3] state, int64 rate) => (float[N,T] y, float[2,N,3] s, int64 r) "
+    "{ y = Neg(x) s = Neg(state) r = Neg(rate) }",
+    opset=21,
+)
+CONSTANT = graphs.build("() => (float y) <float one = {1}> { y = Neg(one) }", opset=21)
 GREY = Images(mean=(0.5,), deviation=(0.25,))
 PLAIN = Images(mean=(0.0, 0.5, 1.0), deviation=(1.0, 0.5, 2.0))
 ENCODER = graphs.build(
@@ -95,6 +101,37 @@ def test_arrays_that_do_not_fit_are_refused(
         read(npz(**arrays), **({"samples": 5} | options))
 
 
+def calls(count: int = 4) -> dict[str, np.ndarray]:
+    """For a graph whose inputs share no axis: one has its rows second, one has none."""
+    x, state = np.arange(10.0 * count).reshape(count, 2, 5), np.arange(12.0 * count).reshape(count, 2, 2, 3)
+    return {"x": x.astype(np.float32), "state": state.astype(np.float32), "rate": np.full(count, 16000)}
+
+
+def test_inputs_that_share_no_rows_come_as_whole_calls(npz: Callable[..., str]) -> None:
+    found = read(npz(**calls()), STATE, samples=3)
+    assert len(found.batches) == 3
+    for row, batch in zip(found.facts["rows"], found.batches, strict=True):
+        assert all(np.array_equal(batch[name], array[row]) for name, array in calls().items())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "line"),
+    [
+        (calls() | {"rate": np.array(16000)}, r"'rate' is int64\[\], .* or whole calls along one more"),
+        (calls() | {"x": calls()["x"][:, 0]}, "state, rate hold whole calls, others rows"),
+        (calls() | {"state": calls()["state"][:, :1]}, r"'state' is float32\[2, None, 3\]"),
+    ],
+)
+def test_calls_that_do_not_fit_are_refused(arrays: dict[str, np.ndarray], line: str, npz: Callable[..., str]) -> None:
+    with pytest.raises(RequestError, match=line):
+        read(npz(**arrays), STATE, samples=2)
+
+
+def test_a_graph_without_inputs_has_nothing_to_calibrate(npz: Callable[..., str]) -> None:
+    with pytest.raises(RequestError, match="the graph has no inputs"):
+        read(npz(), CONSTANT)
+
+
 @pytest.mark.parametrize("content", [b"", b"no arrays", None])
 def test_a_file_that_holds_no_arrays_is_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
@@ -114,6 +151,12 @@ def test_labels_stay_with_their_rows(npz: Callable[..., str]) -> None:
     assert (found.labels.tolist(), found.facts["count"], len(found.batches)) == ([0, 1, 2, 3], 4, 2)
     found = samples.labelled(Accuracy(source=source, samples=2), FIXED, PLAIN)
     assert found.facts["count"] == 2
+
+
+def test_whole_calls_have_no_labels(npz: Callable[..., str]) -> None:
+    source = npz(**calls(), labels=np.zeros(4, np.int64))
+    with pytest.raises(RequestError, match="labels are of rows, and its arrays hold whole calls"):
+        samples.labelled(Accuracy(source=source), STATE, PLAIN)
 
 
 def test_data_without_labels_has_no_accuracy(npz: Callable[..., str]) -> None:
