@@ -31,6 +31,10 @@ def _target(*names: str) -> Callable[[Recipe], bool]:
     return lambda recipe: recipe.target in names
 
 
+def _has_paged_twin(recipe: Recipe) -> bool:
+    return recipe.package.paged and recipe.target != "tensorrt"
+
+
 def _static(recipe: Recipe, field: str) -> object:
     return getattr(recipe.quantize.static_qdq, field)
 
@@ -82,8 +86,8 @@ RULES = (
     ),
     Rule(
         ("package", "kv_cache"),
-        lambda recipe: recipe.package.kv_cache == "int8",
-        "onnxruntime-genai's Engine keeps one pool a layer and side, and none for the scale of each token; use float16",
+        lambda recipe: recipe.package.kv_cache is not None and not _has_paged_twin(recipe),
+        "it is of the paged twin, and there is none here; use package.paged: true and another target than tensorrt",
     ),
     Rule(
         ("package", "kv_cache"),

@@ -35,5 +35,10 @@ def quantize(optimized: str, recipe: Recipe) -> Keyed:
 
 
 def package(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
+    """The scales of an 8-bit cache depend on text."""
     options = recipe.package.model_dump(mode="json") | {"format": recipe.format, "target": recipe.target}
-    return artifact.key("package", optimized, quantized, options), options
+    if not recipe.package.calibrated:
+        return artifact.key("package", optimized, quantized, options), options
+    options["calibration"] = recipe.calibration.model_dump(mode="json")
+    text = calibration.fingerprint(recipe.calibration.source)
+    return artifact.key("package", optimized, quantized, options, text), options

@@ -107,7 +107,7 @@ def _graph(
             found += perplexity.measure(ours, theirs, windows, allowed, rounded=plain, track=track)
         placed = prediction.predict(ours.model, place.target)
         overviews = [{"graph": candidate.model_name} | placed.overview()]
-        found += _costs(ours, theirs, recipe)
+        found += _costs(ours, theirs, recipe, windows)
         found += placement.measure(ours, placed, limits.placement, observe=place.observe)
         found += latency.measure(ours, limits.latency) if limits.latency else []
     named = tuple(replace(one, name=f"{part}: {one.name}") if part else one for one in found)
@@ -128,10 +128,10 @@ def _answers(ours: Subject, theirs: Subject, recipe: Recipe, windows: Windows | 
     return found
 
 
-def _costs(ours: Subject, theirs: Subject, recipe: Recipe) -> list[Measurement]:
+def _costs(ours: Subject, theirs: Subject, recipe: Recipe, windows: Windows | None) -> list[Measurement]:
     """Bytes and tokens a second, and whether the paged twin says the same."""
     limits = recipe.validate_
-    found = [*paged.measure(ours, limits.paged), *size.measure(ours, theirs, limits.size)]
+    found = [*paged.measure(ours, limits.paged, windows), *size.measure(ours, theirs, limits.size)]
     if limits.speed and ours.decoder:
         found += speed.measure(ours, theirs, limits.speed)
     return found

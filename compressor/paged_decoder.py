@@ -41,7 +41,7 @@ class Row:
 
 
 class PagedSession:
-    """Runs on the CPU. The pool begins as `fill`, which no result may depend on."""
+    """Runs on the CPU. The pool begins as `fill`, a pool of codes as the least; no result may depend on it."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PagedSession:
             sizes = (num_blocks, block_size, *(int(str(size)) for size in value.shape[2:]))
             empty, name = np.zeros(sizes, value.dtype.numpy()), str(value.name)
             if fill != 0:
-                empty.fill(fill)
+                empty.fill(fill if value.dtype.is_floating_point() else np.iinfo(empty.dtype).min)
             pool = ort.OrtValue.ortvalue_from_numpy(empty)
             self.pool_bytes += empty.nbytes
             self.binding.bind_ortvalue_input(name, pool)
@@ -96,6 +96,11 @@ def token_bytes(model: ir.Model) -> int:
 def for_this_machine(model: ir.Model) -> bool:
     """Whether a paged graph is made of operators that a CPU has."""
     return all(node.op_type != "PagedAttention" for node in model.graph)
+
+
+def holds_codes(model: ir.Model) -> bool:
+    """Whether the pool of a paged graph holds codes of 8 bits."""
+    return any(value.dtype == ir.DataType.INT8 for value in model.graph.inputs)
 
 
 def feeds(rows: Sequence[Row]) -> dict[str, Array]:

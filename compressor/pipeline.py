@@ -162,7 +162,7 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
         save_model(packed.model, draft.folder / view.carries_as)
         if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
             genai.write(draft.folder, config, sizes)
-            draft.facts["fallbacks"] = _paged_twin(draft.folder, config, recipe)
+            draft.facts["fallbacks"] = _paged_twin(draft, config, recipe)
         draft.facts["nodes"] += count_nodes(packed.model)
         draft.facts["weight_bytes"] |= quantizing.named(packed.weight_bytes, view.part)
         draft.facts["stored"] = packed.stored
@@ -274,16 +274,20 @@ def stages_beside(output: Path) -> Shelf:
     return Shelf(output.with_name(f"{output.name}.stages"))
 
 
-def _paged_twin(folder: Path, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
+def _paged_twin(draft: Draft, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """The paged graph beside the contiguous one; where an attention cannot be paged, the reason."""
+    from compressor import cache_calibration
     from compressor.package import paged
 
     if not recipe.package.paged or recipe.target == "tensorrt":
         return []
+    text = cache_calibration.read(draft.folder, recipe)
     try:
-        paged.write(folder, config, "cuda" if recipe.target == "cuda" else "cpu", recipe.package.kv_cache)
+        cache = cache_calibration.kept(draft.folder, recipe, text)
+        paged.write(draft.folder, config, "cuda" if recipe.target == "cuda" else "cpu", cache)
     except RequestError as error:
         return [str(error)]
+    draft.facts |= {"cache_calibration": text.facts} if text else {}
     return []
 
 

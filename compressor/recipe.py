@@ -205,8 +205,15 @@ class Package(Section):
     )
     paged: bool = Field(True, description="a decoder's paged twin too, which `compress serve` runs; shares the weights")
     kv_cache: Literal["float32", "float16", "int8"] | None = Field(
-        None, description="what the twin's pool of blocks holds; none: the graph's own type, on cuda float16"
+        None,
+        description="what the twin's pool of blocks holds; none: the graph's own type, on cuda float16; int8: codes, "
+        "their scales from the calibration text",
     )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether what is written depends on the calibration text."""
+        return self.paged and self.kv_cache == "int8"
 
 
 class Agreement(Section):
@@ -242,6 +249,7 @@ class Paged(Section):
     """Logits of the paged twin against the contiguous graph's: ragged requests, chunks, scattered blocks."""
 
     max_difference: float | None = Field(0.01, gt=0, description="of a logit, in parts of the largest one")
+    max_kl: float | None = Field(0.005, gt=0, description="nats, mean over held-out text; a pool of 8-bit codes alone")
 
 
 class Accuracy(Section):

@@ -34,8 +34,7 @@ def test_a_method_that_a_target_cannot_run_is_refused(target: str, quantize: str
 @pytest.mark.parametrize(
     ("target", "cache", "why"),
     [
-        ("cpu", "int8", "the scale of each token; use float16"),
-        ("cuda", "int8", "the scale of each token; use float16"),
+        ("tensorrt", "int8", "use package.paged: true and another target than tensorrt"),
         ("cuda", "float32", "half precision; use float16"),
     ],
 )

@@ -24,7 +24,8 @@ from compressor.decoder import Decoder
 from compressor.errors import RequestError
 from compressor.package import attention, paging, window
 from compressor.package.attention import CONTRIB, Attention
-from compressor.package.paging import Given, Step
+from compressor.package.cache_scales import Scales
+from compressor.package.paging import Given, Pool, Step
 from compressor.package.scribe import Scribe
 from compressor.paged_decoder import BATCH, BLOCK_SIZE, CUMULATIVE, PAGED_CONFIG, PAGED_MODEL, PAST_LENGTHS, TABLE
 from compressor.session import load_model
@@ -33,7 +34,7 @@ OPSET, IR_VERSION = 24, 11  # the Attention whose mask ONNX Runtime takes row by
 DEFAULT_CONTEXT = 2048
 
 Target = Literal["cpu", "cuda"]
-Cache = Literal["float32", "float16", "int8"]  # the last is refused with the recipe, by `compressor.impossible`
+Cache = Literal["float32", "float16"] | Scales  # scales: codes of 8 bits
 
 
 def write(folder: Path, config: Mapping[str, Any], target: Target = "cpu", cache: Cache | None = None) -> None:
@@ -44,9 +45,8 @@ def write(folder: Path, config: Mapping[str, Any], target: Target = "cpu", cache
     Raises: RequestError when the attention of a layer cannot be paged, with the reason.
     """
     context = int(config.get("max_position_embeddings") or config.get("n_positions") or DEFAULT_CONTEXT)
-    ir.save(
-        convert(load_model(folder / MODEL), context, target, cache), folder / PAGED_MODEL
-    )  # data in files stays there
+    paged = convert(load_model(folder / MODEL), context, target, cache)
+    ir.save(paged, folder / PAGED_MODEL)  # data in files stays there
     inputs = {name: name for name in (decoder.IDS, TABLE, CUMULATIVE, PAST_LENGTHS)}
     engine = {"dynamic_batching": {"block_size": BLOCK_SIZE}}
     write_json(
@@ -63,7 +63,7 @@ def convert(model: ir.Model, context: int, target: Target = "cpu", cache: Cache 
         raise RequestError(f"{model.graph.name}: no paged graph: it is no decoder with a cache and position_ids")
     layers = _with_windows(model, attention.find(paged, sizes), context)
     op, dtype = Scribe(paged.graph, "paged"), _cache_type(paged.graph)
-    given, pools, step, unread = _enter(op, sizes, _pool_type(target, cache, dtype))
+    given, pools, step, unread = _enter(op, sizes, cache, _pool_type(target, cache, dtype))
     if target == "cuda":
         paged.opset_imports[CONTRIB] = 1
     masks = {one: paging.visible(op, step, one) for one in sorted({layer.window for layer in layers})}
@@ -76,7 +76,7 @@ def convert(model: ir.Model, context: int, target: Target = "cpu", cache: Cache 
             attended, written = paging.attend_on_cpu(op, layer, rows, pair, step, masks[layer.window], dtype)
         _put_back(op, layer, attended, pair[1])
         for form, pool, value in zip((decoder.PRESENT_KEY, decoder.PRESENT_VALUE), pair, written, strict=True):
-            _become_output(paged.graph, form.format(layer.layer), value, pool)
+            _become_output(paged.graph, form.format(layer.layer), value, pool.value)
     _narrow(op, step, sizes)
     _finish(paged, unread)
     return paged
@@ -96,6 +96,8 @@ def _cache_type(graph: ir.Graph) -> ir.DataType:
 
 
 def _pool_type(target: Target, cache: Cache | None, own: ir.DataType) -> ir.DataType:
+    if isinstance(cache, Mapping):
+        return ir.DataType.INT8
     if target == "cuda" or cache == "float16":  # PagedAttention reads and writes half precision
         return ir.DataType.FLOAT16
     return ir.DataType.FLOAT if cache == "float32" else own
@@ -105,8 +107,8 @@ def _pool_type(target: Target, cache: Cache | None, own: ir.DataType) -> ir.Data
 
 
 def _enter(
-    op: Scribe, sizes: Decoder, pool_type: ir.DataType
-) -> tuple[Given, list[ir.Value], Step, dict[str, ir.Value]]:
+    op: Scribe, sizes: Decoder, cache: Cache | None, pool_type: ir.DataType
+) -> tuple[Given, list[Pool], Step, dict[str, ir.Value]]:
     """New inputs. Inside, the packed tokens are one row, positions come from the lengths, and the past is empty.
 
     The last of the result: stand-ins that may be asked for their size, but that nobody may compute with.
@@ -120,13 +122,14 @@ def _enter(
         _input(PAST_LENGTHS, ir.DataType.INT32, [BATCH]),
     )
     empties = {name: _empty(before[name]) for name in sizes.cache_names}
+    scales: Scales = cache if isinstance(cache, Mapping) else {}
     pools = [
-        _input(name, pool_type, ["num_blocks", "block_size", empty.shape[1], empty.shape[3]])
+        Pool(_input(name, pool_type, ["num_blocks", "block_size", empty.shape[1], empty.shape[3]]), scales.get(name))
         for name, empty in empties.items()
     ]
     graph.inputs.clear()
-    graph.inputs.extend([ids, given.table, given.cumulative, given.past, *pools])
-    step = paging.plan(op, ids, given, pools[0])
+    graph.inputs.extend([ids, given.table, given.cumulative, given.past, *(pool.value for pool in pools)])
+    step = paging.plan(op, ids, given, pools[0].value)
     row = op("Unsqueeze", ids, [0])
     unread = {name: op.initializer(f"paged/empty {name}", empty) for name, empty in empties.items()}
     unread[decoder.MASK] = op("ConstantOfShape", op("Shape", row), value=ir.tensor(np.ones(1, np.int64)))
@@ -212,7 +215,7 @@ def _computes_with(value: ir.Value) -> str | None:
 # --- around the attention of a layer ---------------------------------------------------------------------------------
 
 
-def _rotated(op: Scribe, layer: Attention, step: Step, pool: ir.Value) -> list[ir.Value]:
+def _rotated(op: Scribe, layer: Attention, step: Step, pool: Pool) -> list[ir.Value]:
     """Query, key and value; turned by their positions where the replaced operator did it itself."""
     turn = layer.rotary
     if turn is None:
@@ -221,7 +224,7 @@ def _rotated(op: Scribe, layer: Attention, step: Step, pool: ir.Value) -> list[i
     shared = {"interleaved": turn.interleaved, "rotary_embedding_dim": turn.size, "domain": CONTRIB}
     turned = [
         op("RotaryEmbedding", value, row, turn.cos, turn.sin, num_heads=heads, **shared)
-        for value, heads in ((layer.query, layer.heads), (layer.key, paging.sizes(pool)[0]))
+        for value, heads in ((layer.query, layer.heads), (layer.key, pool.sizes[0]))
     ]
     return [*turned, layer.value]
 
@@ -235,12 +238,12 @@ def _rows(op: Scribe, value: ir.Value, layer: Attention) -> ir.Value:
     return split or op("Transpose", value, perm=[0, 2, 1, 3])
 
 
-def _put_back(op: Scribe, layer: Attention, attended: ir.Value, pool: ir.Value) -> None:
+def _put_back(op: Scribe, layer: Attention, attended: ir.Value, pool: Pool) -> None:
     """[1, tokens, heads * size] goes where the old attention's output went, in that one's layout."""
     if not layer.heads_first:
         ir.convenience.replace_all_uses_with(layer.output, attended)
         return
-    split = op("Reshape", attended, [1, -1, layer.heads, paging.sizes(pool)[1]])
+    split = op("Reshape", attended, [1, -1, layer.heads, pool.sizes[1]])
     readers = [node for node in layer.output.consumers() if node.op_type != "Shape"]
     if len(readers) == 1 and _swaps_heads(readers[0]):
         ir.convenience.replace_all_uses_with(readers[0].outputs[0], split)

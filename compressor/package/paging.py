@@ -9,14 +9,20 @@ request side by side; Attention takes a mask for each row, since requests differ
 it was found, and a number that is none would survive a weight of zero: so a request's last token is written into the
 rest of its block too, until others come there, and where a request has no block its first is read.
 On CUDA the three are com.microsoft.PagedAttention, which computes in half precision.
+
+A pool of 8 bits holds code = round(value / scale), with a scale for each channel of each head (`cache_scales.py`). On
+a CPU what was gathered is cast and not multiplied: the query takes the keys' scales, the output those of the values.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from compressor.package.attention import ALL_TOKENS, CONTRIB, Attention
 from compressor.package.scribe import Scribe
@@ -32,6 +38,23 @@ class Given:
     table: ir.Value  # int32 [batch, blocks], -1 where a request has fewer
     cumulative: ir.Value  # int32 [batch + 1] where each request's tokens begin
     past: ir.Value  # int32 [batch] tokens that are in the pool already
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One side of a layer's cache: the graph's input, and what a code of each channel is worth, if it holds codes."""
+
+    value: ir.Value  # [num_blocks, block_size, heads, size]
+    scale: NDArray[np.float32] | None = None  # [heads, size]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Heads and head size."""
+        assert self.value.shape is not None
+        heads, size = self.value.shape[2], self.value.shape[3]
+        assert isinstance(heads, int)  # held by Decoder.of
+        assert isinstance(size, int)
+        return heads, size
 
 
 @dataclass(frozen=True)
@@ -133,7 +156,7 @@ def attend_on_cpu(
     op: Scribe,
     layer: Attention,
     rows: list[ir.Value],
-    pools: list[ir.Value],
+    pools: list[Pool],
     step: Step,
     mask: ir.Value,
     dtype: ir.DataType,
@@ -142,63 +165,90 @@ def attend_on_cpu(
     query, *new = rows
     written, gathered = [], []
     for pool, one in zip(pools, new, strict=True):
-        heads, size = sizes(pool)
-        put = op("Reshape", one if pool.dtype == dtype else op("Cast", one, to=pool.dtype), [-1, heads, size])
-        written.append(op("ScatterND", pool, step.place, op("Gather", put, step.written)))
-        found = op("Reshape", op("Gather", written[-1], step.blocks), [0, -1, heads * size])
-        gathered.append(found if pool.dtype == dtype else op("Cast", found, to=dtype))
+        put = op("Gather", _stored(op, one, pool, dtype), step.written)
+        written.append(op("ScatterND", pool.value, step.place, put))
+        found = op("Reshape", op("Gather", written[-1], step.blocks), [0, -1, math.prod(pool.sizes)])
+        gathered.append(found if pool.value.dtype == dtype else op("Cast", found, to=dtype))
+    keys, values = pools
     attended = op(
         "Attention",
-        op("Gather", _flat(op, query, layer, pools[0]), step.spread),
+        op("Gather", _scaled(op, _flat(op, query, layer, keys), keys, layer, dtype), step.spread),
         *gathered,
         mask,
         q_num_heads=layer.heads,
-        kv_num_heads=sizes(pools[0])[0],
+        kv_num_heads=keys.sizes[0],
         scale=layer.scale,
         softcap=layer.softcap,
     )
-    return op("Gather", _flat(op, attended, layer, pools[1]), step.packed), written
+    packed = op("Gather", _flat(op, attended, layer, values), step.packed)
+    return _scaled(op, packed, values, layer, dtype), written
+
+
+def _stored(op: Scribe, new: ir.Value, pool: Pool, dtype: ir.DataType) -> ir.Value:
+    """This call's keys or values as their pool holds them: [tokens, heads, size]."""
+    if pool.scale is not None:
+        flat = op("Reshape", new, [-1, math.prod(pool.sizes)])
+        wide = flat if dtype == ir.DataType.FLOAT else op("Cast", flat, to=ir.DataType.FLOAT)
+        scale = op.initializer(f"paged/scale of {pool.value.name}", pool.scale.reshape(-1))
+        new = op("QuantizeLinear", wide, scale, axis=1, output_dtype=ir.DataType.INT8)
+    elif pool.value.dtype != dtype:
+        new = op("Cast", new, to=pool.value.dtype)
+    return op("Reshape", new, [-1, *pool.sizes])
+
+
+def _scaled(op: Scribe, rows: ir.Value, pool: Pool, layer: Attention, dtype: ir.DataType) -> ir.Value:
+    """Rows [..., heads * size] times the scale of each channel; several heads of a query share one of the cache."""
+    if pool.scale is None:
+        return rows
+    each = np.repeat(pool.scale, layer.heads // len(pool.scale), axis=0).reshape(-1)
+    return op("Mul", rows, op.initializer(f"paged/worth of {pool.value.name}", each.astype(dtype.numpy())))
 
 
 def attend_on_cuda(
-    op: Scribe, layer: Attention, rows: list[ir.Value], pools: list[ir.Value], given: Given, dtype: ir.DataType
+    op: Scribe, layer: Attention, rows: list[ir.Value], pools: list[Pool], given: Given, dtype: ir.DataType
 ) -> Paged:
-    """rows as above, of the graph's dtype; the pools are half precision already."""
+    """rows as above, of the graph's dtype; the pools are half precision already, or codes."""
     query, *new = rows
     flat = [_flat(op, query, layer, pools[0])]
-    flat += [op("Reshape", one, [-1, math.prod(sizes(pool))]) for one, pool in zip(new, pools, strict=True)]
+    flat += [op("Reshape", one, [-1, math.prod(pool.sizes)]) for one, pool in zip(new, pools, strict=True)]
+    scales, kinds = _scales_on_cuda(op, pools)
     node = op.node(
         "PagedAttention",
         *(op("Cast", value, to=ir.DataType.FLOAT16) if dtype == ir.DataType.FLOAT else value for value in flat),
-        *pools,
+        *(pool.value for pool in pools),
         given.cumulative,
         given.past,
         given.table,
+        *scales,
         domain=CONTRIB,
         outputs=3,
         num_heads=layer.heads,
-        kv_num_heads=sizes(pools[0])[0],
+        kv_num_heads=pools[0].sizes[0],
         scale=layer.scale,
         softcap=layer.softcap,
         local_window_size=layer.window or -1,
+        **kinds,
     )
     output, *written = node.outputs
     attended = op("Unsqueeze", output, [0])
     return op("Cast", attended, to=dtype) if dtype == ir.DataType.FLOAT else attended, written
 
 
-def _flat(op: Scribe, value: ir.Value, layer: Attention, pool: ir.Value) -> ir.Value:
+def _scales_on_cuda(op: Scribe, pools: list[Pool]) -> tuple[list[ir.Value | None], dict[str, Any]]:
+    """PagedAttention's inputs from the ninth on (tables, slots, sinks, norms: none; then scales), and what says so."""
+    scales = [
+        op.initializer(f"paged/scale of {pool.value.name}", pool.scale[:, None])
+        for pool in pools
+        if pool.scale is not None
+    ]
+    if not scales:
+        return [], {}
+    return [*(None,) * 6, *scales], {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+
+
+def _flat(op: Scribe, value: ir.Value, layer: Attention, pool: Pool) -> ir.Value:
     """[..., heads * size] -> [tokens, heads * size]"""
-    return op("Reshape", value, [-1, layer.heads * sizes(pool)[1]])
-
-
-def sizes(pool: ir.Value) -> tuple[int, int]:
-    """Heads and head size of a pool."""
-    assert pool.shape is not None
-    heads, size = pool.shape[2], pool.shape[3]
-    assert isinstance(heads, int)  # held by Decoder.of
-    assert isinstance(size, int)
-    return heads, size
+    return op("Reshape", value, [-1, layer.heads * pool.sizes[1]])
 
 
 def _row(op: Scribe, index: ir.Value, ends: ir.Value) -> ir.Value:

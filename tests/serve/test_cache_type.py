@@ -1,4 +1,4 @@
-"""A pool in half precision: half the bytes, and both backends say the same from it."""
+"""A pool in half precision, and one of 8-bit codes: fewer bytes, and both backends say the same from them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from compressor import cache_calibration, calibration, recipe, sources
+from compressor.calibration import Vocabulary
 from compressor.package import paged
 from compressor.paged_decoder import PAGED_MODEL
-from compressor.recipe import Paged
+from compressor.recipe import Paged, Perplexity
 from compressor.serve.backend import Limits
 from compressor.serve.served import BACKENDS, Served
 from compressor.session import load_model
@@ -26,19 +28,62 @@ pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not instal
 CRAMPED = Limits(num_blocks=10, block_size=16, max_batch=8, max_step_tokens=20, context=512, threads=1)
 
 
-@pytest.fixture
-def halved(tiny: Callable[[int | None], Subject], tmp_path: Path) -> Served:
-    folder = tmp_path / "halved"
+Tiny = Callable[[int | None], Subject]
+
+
+def copy_with(cache: paged.Cache, tiny: Tiny, folder: Path) -> Served:
     shutil.copytree(tiny(4).folder, folder)
-    paged.write(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")), "cpu", "float16")
+    paged.write(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")), "cpu", cache)
     return Served.open(folder)
 
 
-def test_it_takes_half_and_both_backends_say_the_same(halved: Served, tiny: Callable[[int | None], Subject]) -> None:
-    assert halved.block_bytes * 2 == tiny(4).served.block_bytes
+@pytest.fixture
+def halved(tiny: Tiny, tmp_path: Path) -> Served:
+    return copy_with("float16", tiny, tmp_path / "halved")
+
+
+@pytest.fixture
+def coded(tiny: Tiny, tmp_path: Path) -> Served:
+    text = {"source": "builtin", "samples": 8, "length": 128}
+    wish = recipe.build({"model": "x", "target": "cpu", "package": {"kv_cache": "int8"}, "calibration": text})
+    read = cache_calibration.read(tiny(4).folder, wish)
+    scales = cache_calibration.kept(tiny(4).folder, wish, read)
+    assert scales is not None
+    return copy_with(scales, tiny, tmp_path / "coded")
+
+
+@pytest.mark.parametrize(("made", "share"), [("halved", 2), ("coded", 4)])
+def test_it_takes_less_and_both_backends_say_the_same(
+    made: str, share: int, tiny: Tiny, request: pytest.FixtureRequest
+) -> None:
+    served: Served = request.getfixturevalue(made)
+    assert served.block_bytes * share == tiny(4).served.block_bytes
     requests = mixed(20, 512)
-    engine, reference = ([one.tokens for one in serve(halved.backend(name, CRAMPED)(), requests)] for name in BACKENDS)
+    engine, reference = ([one.tokens for one in serve(served.backend(name, CRAMPED)(), requests)] for name in BACKENDS)
     assert engine == reference
+
+
+def test_codes_are_held_to_held_out_text(coded: Served) -> None:
+    """A code is a 254th of what its channel reaches: less than a thousandth of a nat, and 0.0035 for 4-bit weights."""
+    options = Perplexity(length=64, tokens=512)
+    windows = calibration.heldout_windows(options, Vocabulary.of(coded.folder), sources.context(coded.folder))
+    difference, kl = check.measure(Side(coded.folder / "model.onnx"), Paged(), windows)
+    assert difference.passed
+    assert kl.passed
+    assert 0 < kl.value < 1e-3
+
+
+def test_a_spoiled_scale_is_found(coded: Served) -> None:
+    """One channel in which all codes are worth four times what they were."""
+    model = load_model(coded.folder / PAGED_MODEL)
+    scale = model.graph.initializers["paged/worth of past_key_values.0.value"]
+    spoiled = scale.const_value.numpy().copy()  # type: ignore[union-attr]
+    spoiled[:] *= 4
+    scale.const_value = ir.tensor(spoiled, name=scale.name)
+    ir.save(model, coded.folder / PAGED_MODEL)
+    options = Perplexity(length=64, tokens=512)
+    windows = calibration.heldout_windows(options, Vocabulary.of(coded.folder), sources.context(coded.folder))
+    assert not all(one.passed for one in check.measure(Side(coded.folder / "model.onnx"), Paged(), windows))
 
 
 def test_the_twin_is_held_to_the_contiguous_graph(halved: Served) -> None:
