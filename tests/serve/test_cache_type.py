@@ -12,6 +12,7 @@ import pytest
 
 from compressor import cache_calibration, calibration, recipe, sources
 from compressor.calibration import Vocabulary
+from compressor.errors import RequestError
 from compressor.package import paged
 from compressor.paged_decoder import PAGED_MODEL
 from compressor.recipe import Paged, Perplexity
@@ -73,17 +74,23 @@ def test_codes_are_held_to_held_out_text(coded: Served) -> None:
     assert 0 < kl.value < 1e-3
 
 
+def test_a_text_that_is_missing_is_an_error_and_no_fallback(tiny: Tiny) -> None:
+    data = {"model": "x", "target": "cpu", "package": {"kv_cache": "int8"}, "calibration": {"source": "none.txt"}}
+    with pytest.raises(RequestError, match=r"none\.txt"):
+        cache_calibration.read(tiny(4).folder, recipe.build(data))
+
+
 def test_a_spoiled_scale_is_found(coded: Served) -> None:
-    """One channel in which all codes are worth four times what they were."""
+    """The values of one layer, all worth four times what they were."""
     model = load_model(coded.folder / PAGED_MODEL)
     scale = model.graph.initializers["paged/worth of past_key_values.0.value"]
-    spoiled = scale.const_value.numpy().copy()  # type: ignore[union-attr]
-    spoiled[:] *= 4
+    spoiled = 4 * scale.const_value.numpy()  # type: ignore[union-attr]
     scale.const_value = ir.tensor(spoiled, name=scale.name)
     ir.save(model, coded.folder / PAGED_MODEL)
     options = Perplexity(length=64, tokens=512)
     windows = calibration.heldout_windows(options, Vocabulary.of(coded.folder), sources.context(coded.folder))
-    assert not all(one.passed for one in check.measure(Side(coded.folder / "model.onnx"), Paged(), windows))
+    _, kl = check.measure(Side(coded.folder / "model.onnx"), Paged(), windows)
+    assert not kl.passed
 
 
 def test_the_twin_is_held_to_the_contiguous_graph(halved: Served) -> None:
