@@ -182,11 +182,11 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
 def _rewrite(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:
     """A quantized graph, from a method that writes one."""
     rewrite = catalog.resolve(catalog.REWRITERS[recipe.quantize.name])
-    batches = samples.unpadded(data.batches) if data else ()
+    batches, padding = samples.unpadded(data.batches, model) if data else ([], [])
     made = rewrite(model, recipe.quantize.method, recipe.target, recipe.quantize.exclude, batches, track)
     if ranks.leads():
         save_model(made.model, folder / MODEL)
-    return Work(made.rows, made.left_alone, tuple(made.fallbacks))
+    return Work(made.rows, made.left_alone, (*padding, *made.fallbacks))
 
 
 def _refuse_misfits(linears: Sequence[Linear], recipe: Recipe, method: OnGrid) -> None:

@@ -84,9 +84,17 @@ def labelled(options: Accuracy, model: ir.Model, images: Images) -> Samples:
     return Samples(batches, facts | {"count": used}, labels[:used])
 
 
-def unpadded(batches: tuple[Feeds, ...]) -> list[Feeds]:
-    """Calls without a padded token, for statistics that see whole tensors: a row with padding becomes its own call."""
-    return [call for batch in batches for call in _real_tokens(batch)]
+def unpadded(batches: tuple[Feeds, ...], model: ir.Model) -> tuple[list[Feeds], list[str]]:
+    """Calls without a padded token, for statistics that see whole tensors: a row with padding becomes its own call.
+
+    A graph that fixes its rows or their length takes them whole; what it falls back to is said in the second value.
+    """
+    shapes = [value.shape for value in model.graph.inputs if value.name == MASK]
+    if not any(isinstance(size, int) for shape in shapes for size in shape or ()):
+        return [call for batch in batches for call in _real_tokens(batch)], []
+    padded = sum(int((batch[MASK] == 0).any(-1).sum()) for batch in batches)
+    line = f"{padded} rows are padded, and the graph fixes their size: padding counts in the ranges of activations"
+    return list(batches), [line] if padded else []
 
 
 def _real_tokens(batch: Feeds) -> list[Feeds]:

@@ -258,8 +258,20 @@ def test_sets_that_are_mostly_padding_are_refused_unless_asked_for(npz: Callable
 
 
 def test_a_padded_row_becomes_a_call_of_its_real_tokens(npz: Callable[..., str]) -> None:
-    found = samples.unpadded(read(npz(**padded(3)), ENCODER, samples=2).batches)
+    found, fallbacks = samples.unpadded(read(npz(**padded(3)), ENCODER, samples=2).batches, ENCODER)
     assert [call["input_ids"].tolist() for call in found] == [[[0, 1, 2, 3, 4]], [list(range(8, 16))]]
     assert all(call["attention_mask"].all() for call in found)
     whole = read(npz(**padded(0)), ENCODER, samples=2)
-    assert samples.unpadded(whole.batches) == list(whole.batches)
+    assert samples.unpadded(whole.batches, ENCODER) == (list(whole.batches), fallbacks)
+
+
+@pytest.mark.parametrize(("axes", "zeros", "rows"), [("N,8", 3, 1), ("2,T", 3, 1), ("N,8", 0, 0)])
+def test_a_graph_of_fixed_size_keeps_padded_rows_and_says_how_many(
+    axes: str, zeros: int, rows: int, npz: Callable[..., str]
+) -> None:
+    text = f"(int64[{axes}] input_ids, int64[{axes}] attention_mask) => (int64[{axes}] y) "
+    model = graphs.build(text + "{ y = Add(input_ids, attention_mask) }", opset=21)
+    batches = read(npz(**padded(zeros)), model, samples=2).batches
+    found, fallbacks = samples.unpadded(batches, model)
+    assert found == list(batches)
+    assert [line.partition(",")[0] for line in fallbacks] == [f"{rows} rows are padded"] * (rows > 0)
