@@ -52,6 +52,11 @@ PASSES = {
     "multi-head-attention-fusion": GraphPass(
         "passes.multi_head_attention_fusion:MultiHeadAttentionFusion", CONTRIB, "heads are neither split nor copied"
     ),
+    "attention-fusion": GraphPass(
+        "passes.attention_fusion:AttentionFusion",
+        ("generic",),
+        "one operator instead of eight; TensorRT's parser has it from 10.14 on only, and fuses the written-out form",
+    ),
     "gelu-fusion": GraphPass(
         "passes.gelu_fusion:GeluFusion",
         ("generic", *CONTRIB),

@@ -2,24 +2,33 @@
 
     softmax(softcap(scale q k^T) + mask) v          q [batch, heads, sequence, size]; k, v [batch, heads, total, size]
 
-eager      MatMul, Mul or Div, (Div, Tanh, Mul), Add, Softmax, MatMul, with casts around the softmax
+eager      MatMul, Mul or Div, (Div, Tanh, Mul), Add or Where, Softmax, MatMul, with casts around the softmax
 standard   the operator Attention of opset 23, without a cache of its own
 
-Keys and values of grouped queries are found behind their repetition: Unsqueeze, Expand, Reshape.
+Keys and values of grouped queries are found behind their repetition: Unsqueeze, Expand, Reshape. Keys may be turned in
+one step, from [batch, total, heads, size] to k^T, as exporters do that merge transposes. A Where that puts a low number
+in place of some scores hides what a mask that adds it would hide: either way nothing is left of them.
 Vaswani et al. 2017 (arXiv 1706.03762); Ainslie et al. 2023 (arXiv 2305.13245) for the groups.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
+from passes.masks import is_low
 from passes.matching import by_scalar, made_by, normalized_axis, origin, permutation, scalar, sizes, uncast
 
 SWAP_LAST = (0, 1, 3, 2)
 HEADS_FIRST = (0, 2, 1, 3)  # [batch, sequence, heads, size] <-> [batch, heads, sequence, size]
+BOTH = (0, 2, 3, 1)  # one after the other
+LOWEST = -float(np.finfo(np.float32).max)
+READ = frozenset({"scale", "softcap", "is_causal", "softmax_precision", "qk_matmul_output_mode"})
 
 
 @dataclass(frozen=True)
@@ -50,13 +59,27 @@ class Attention:
     q: ir.Value
     k: ir.Value
     v: ir.Value
-    masks: tuple[ir.Value, ...]  # added to the scores; or one of bool: True is seen
+    masks: tuple[ir.Value, ...]  # added to the scores; or of bool: True is seen
     scale: float
     softcap: float  # 0: none
+    hidden: tuple[ir.Value, ...] = ()  # more masks, of bool: True is not seen
+    low: float = LOWEST  # what stands in place of scores that masks of bool hide: minus infinity, or a number
+    turned: bool = False  # k is [batch, total, heads, size]
+    precision: ir.DataType | None = None  # of the softmax
 
     @property
     def out(self) -> ir.Value:
         return self.node.outputs[0]
+
+    @property
+    def key_heads(self) -> Heads | None:
+        shape = sizes(self.k, 4)
+        count, size = (None, None) if shape is None else (shape[2 if self.turned else 1], shape[3])
+        return Heads(count, size) if isinstance(count, int) and isinstance(size, int) else None
+
+    @property
+    def every_mask(self) -> tuple[ir.Value, ...]:
+        return (*self.masks, *self.hidden)
 
 
 def find(node: ir.Node) -> Attention | None:
@@ -93,18 +116,27 @@ def _axis_of(unsqueeze: ir.Node) -> int | None:
 
 
 def _standard(node: ir.Node) -> Attention | None:
-    inputs = [*node.inputs, None, None, None][:6]
-    q, k, v, mask, *cache = inputs
+    inputs: list[ir.Value | None] = [*node.inputs, None]
+    q, k, v, mask, *more = inputs
     attributes = node.attributes
-    plain = not any(cache) and len(node.outputs) == 1 and attributes.get_int("is_causal", 0) == 0
-    if not plain or q is None or k is None or v is None:
+    plain = not any(more) and len(node.outputs) == 1 and attributes.get_int("is_causal", 0) == 0
+    if not plain or not attributes.keys() <= READ or q is None or k is None or v is None:
         return None
     heads = Heads.of(q)
     if heads is None:
         return None
     scale = attributes.get_float("scale", 1 / math.sqrt(heads.size))
-    masks = () if mask is None else (mask,)
-    return Attention(node, q, unrepeated(k), unrepeated(v), masks, scale, attributes.get_float("softcap", 0.0))
+    precision = attributes.get_int("softmax_precision", 0)
+    return Attention(
+        node,
+        q,
+        unrepeated(k),
+        unrepeated(v),
+        () if mask is None else (mask,),
+        scale,
+        attributes.get_float("softcap", 0.0),
+        precision=ir.DataType(precision) if precision else None,
+    )
 
 
 def _eager(node: ir.Node) -> Attention | None:
@@ -118,10 +150,22 @@ def _eager(node: ir.Node) -> Attention | None:
     if product is None or product.inputs[0] is None:
         return None
     q, scale_q = _split_scale(product.inputs[0])
-    k, scale_k = _split_keys(product.inputs[1])
-    if k is None or sizes(q, 4) is None or sizes(k, 4) is None:
+    keys = _split_keys(product.inputs[1])
+    if keys is None or sizes(q, 4) is None or sizes(keys.value, 4) is None:
         return None
-    return Attention(node, q, unrepeated(k), unrepeated(node.inputs[1]), masks, scale * scale_q * scale_k, softcap)
+    return Attention(
+        node,
+        q,
+        keys.value if keys.turned else unrepeated(keys.value),
+        unrepeated(node.inputs[1]),
+        masks.seen,
+        scale * scale_q * keys.scale,
+        softcap,
+        masks.hidden,
+        masks.low,
+        keys.turned,
+        softmax.inputs[0].dtype,
+    )
 
 
 def _softmax(value: ir.Value | None) -> ir.Node | None:
@@ -132,19 +176,55 @@ def _softmax(value: ir.Value | None) -> ir.Node | None:
     return node if node.attributes.get_int("axis", -1) in {-1, 3} else None
 
 
-def _split_masks(value: ir.Value) -> tuple[ir.Value, tuple[ir.Value, ...]]:
-    """scores + mask (+ mask ...), where one side of each sum leads to a product of matrices and the other does not."""
-    node = made_by(value, "Add")
+class _Masks(NamedTuple):
+    """As in Attention: of those that are seen, and of those that are hidden."""
+
+    seen: tuple[ir.Value, ...] = ()
+    hidden: tuple[ir.Value, ...] = ()
+    low: float = LOWEST
+
+
+def _split_masks(value: ir.Value) -> tuple[ir.Value, _Masks]:
+    """scores + mask (+ mask ...), where one side of each sum leads to a product of matrices and the other does not.
+
+    Where(seen, scores, low) and Where(hidden, low, scores) too.
+    """
+    node = made_by(value, "Add", "Where")
     if node is None:
-        return value, ()
+        return value, _Masks()
+    for scores, mask in _sums(node) if node.op_type == "Add" else _choices(node):
+        inner, masks = _split_masks(uncast(scores))
+        if masks != _Masks() or _leads_to_product(inner):
+            low = min(masks.low, mask.low)
+            return inner, _Masks((*masks.seen, *mask.seen), (*masks.hidden, *mask.hidden), low)
+    return value, _Masks()
+
+
+def _sums(node: ir.Node) -> Iterator[tuple[ir.Value, _Masks]]:
+    """What may be scores, and what is then added to them."""
     for at in (0, 1):
         scores, mask = node.inputs[at], node.inputs[1 - at]
-        if scores is None or mask is None:
-            continue
-        inner, masks = _split_masks(uncast(scores))
-        if masks or _leads_to_product(inner):
-            return inner, (*masks, mask)
-    return value, ()
+        if scores is not None and mask is not None:
+            yield scores, _Masks((mask,))
+
+
+def _choices(node: ir.Node) -> Iterator[tuple[ir.Value, _Masks]]:
+    """What may be scores, and what then chooses between them and a low number."""
+    mask, first, second = node.inputs
+    if mask is not None and first is not None and is_low(second):
+        yield first, _Masks((_narrowest(mask),), low=scalar(second) or LOWEST)
+    if mask is not None and second is not None and is_low(first):
+        yield second, _Masks((), (_narrowest(mask),), scalar(first) or LOWEST)
+
+
+def _narrowest(mask: ir.Value) -> ir.Value:
+    """Before it was repeated to the shape of the scores, which would be computed for that alone."""
+    mask = origin(mask)
+    while (expand := made_by(mask, "Expand")) is not None and expand.inputs[0] is not None:
+        if expand.inputs[0].shape is None:
+            break
+        mask = origin(expand.inputs[0])
+    return mask
 
 
 def _leads_to_product(value: ir.Value) -> bool:
@@ -176,13 +256,18 @@ def _split_scale(value: ir.Value) -> tuple[ir.Value, float]:
     return origin(inner), number
 
 
-def _split_keys(value: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """k behind k^T, and what either was multiplied with."""
-    if value is None:
-        return None, 1.0
-    turned, outer = _split_scale(value)
+class _Keys(NamedTuple):
+    """k behind k^T, and what either was multiplied with; `turned` as in Attention."""
+
+    value: ir.Value
+    scale: float
+    turned: bool
+
+
+def _split_keys(value: ir.Value | None) -> _Keys | None:
+    turned, outer = _split_scale(value) if value is not None else (None, 1.0)
     transpose = made_by(turned, "Transpose")
-    if transpose is None or transpose.inputs[0] is None or permutation(transpose) != SWAP_LAST:
-        return None, 1.0
+    if transpose is None or transpose.inputs[0] is None or permutation(transpose) not in (SWAP_LAST, BOTH):
+        return None
     inner, scale = _split_scale(transpose.inputs[0])
-    return inner, outer * scale
+    return _Keys(inner, outer * scale, permutation(transpose) == BOTH)

@@ -17,13 +17,14 @@ import onnx_ir as ir
 from passes.constants import add_initializer, names
 
 Inputs = Sequence[ir.Value | None]
+FIRST_SHAPE_OF_SOME_AXES = 15
 
 
 class Builder:
     """Writes nodes into one graph, in front of the node it was last pointed at."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, opset: int) -> None:
+        self.graph, self.opset = graph, opset
         self._place: ir.Node | None = None
         self._known: dict[Any, ir.Value] = {}
         self._taken = names(graph)
@@ -60,6 +61,12 @@ class Builder:
         if key not in self._known:
             self._known[key] = self.one(op_type, inputs, attributes)
         return self._known[key]
+
+    def length(self, value: ir.Value, axis: int) -> ir.Value:
+        """How long one axis is, as a vector of one number."""
+        if self.opset >= FIRST_SHAPE_OF_SOME_AXES:
+            return self.shared("Shape", [value], {"start": axis, "end": axis + 1})
+        return self.shared("Gather", [self.shared("Shape", [value]), self.integers([axis])])
 
     def vector(self, numbers: Sequence[float], dtype: ir.DataType) -> ir.Value:
         """A constant vector, one for all places that need these numbers."""

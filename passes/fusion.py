@@ -48,10 +48,10 @@ class Fusion(Edits, ir.passes.InPlacePass, Generic[Found]):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.refusals, self.edited = [], []
-        build, opset = Builder(model.graph), model.opset_imports.get("", 1)
+        build = Builder(model.graph, model.opset_imports.get("", 1))
         for node in list(model.graph):
             if self.may_edit:
-                self._visit(node, opset, build)
+                self._visit(node, build)
         if self.edited:
             if self.domain:
                 model.opset_imports[self.domain] = 1
@@ -59,11 +59,11 @@ class Fusion(Edits, ir.passes.InPlacePass, Generic[Found]):
             DeadNodeElimination()(model)
         return ir.passes.PassResult(model, bool(self.edited))
 
-    def _visit(self, node: ir.Node, opset: int, build: Builder) -> None:
+    def _visit(self, node: ir.Node, build: Builder) -> None:
         found: Any = self.find(node) if node.graph is not None else None  # None: gone with an earlier formula
         if found is None:
             return
-        name = named(node)
+        name, opset = named(node), build.opset
         try:
             require(opset >= self.first_opset, f"opset {opset} has no {self.operator}; it came with {self.first_opset}")
             build.before(node)

@@ -22,22 +22,14 @@ import onnx_ir as ir
 from passes import attention
 from passes.attention import Attention, Heads
 from passes.building import Builder
+from passes.cache import Cache, caches
 from passes.fusion import CONTRIB, Fusion
 from passes.heads import added, hand_over, joined, known
 from passes.local import Refused
 from passes.masks import is_causal
-from passes.matching import made_by, normalized_axis, origin, sizes
+from passes.matching import sizes
 
 TEXT_MASK = "attention_mask"  # the input by which a decoder of text knows its padding
-
-
-@dataclass(frozen=True)
-class _Cache:
-    """Concat(past, new) along the axis of tokens: what was there, and what this call adds."""
-
-    past: ir.Value
-    new: ir.Value
-    joined: ir.Value  # [batch, groups, total, size]
 
 
 class _Lengths:
@@ -46,7 +38,7 @@ class _Lengths:
     def __init__(self) -> None:
         self._known: dict[tuple[str | int | None, ...], tuple[ir.Value, ir.Value]] = {}
 
-    def of(self, key: _Cache, flat: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:
+    def of(self, key: Cache, flat: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:
         axes = (*(sizes(key.past, 4) or (None,)), *(sizes(key.new, 4) or (None,)))
         names = tuple(one.value if isinstance(one, ir.SymbolicDim) else one for one in axes)
         if None in names:
@@ -73,41 +65,34 @@ class GroupQueryAttentionFusion(Fusion[Attention]):
         return attention.find(node)
 
     def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
-        key, value = _cache(found.k), _cache(found.v)
-        if key is None or value is None:
+        grown = caches(found)
+        if grown is None:
             raise Refused("its keys and values grow no cache")
+        key, value = grown
         if reason := _objection(found, key, value):
             raise Refused(reason)
         _fuse(found, key, value, build, self.rows)
 
 
-def _cache(value: ir.Value) -> _Cache | None:
-    concat = made_by(value, "Concat")
-    if concat is None or len(concat.inputs) != 2 or normalized_axis(concat.attributes["axis"].as_int(), 4) != 2:
-        return None
-    past, new = concat.inputs
-    return _Cache(origin(past), new, concat.outputs[0]) if past is not None and new is not None else None
-
-
-def _objection(found: Attention, key: _Cache, value: _Cache) -> str:
+def _objection(found: Attention, key: Cache, value: Cache) -> str:
     """Why this attention stays as it is; empty where nothing speaks against it."""
     q, k, v = Heads.of(found.q), Heads.of(key.new), Heads.of(value.new)
     if q is None or k is None or v is None:
         return "its heads are not known before it runs"
     if k != v or q.size != k.size or q.count % k.count:
         return f"queries {q}, keys {k} and values {v} do not fit into groups of one size"
-    masks = [sizes(mask, 4) for mask in found.masks]
+    masks = [sizes(mask, 4) for mask in found.every_mask]
     if None in masks or (masks and any(all(one[axis] == 1 for one in masks if one) for axis in (2, 3))):
-        return f"its mask '{found.masks[0].name}' is not known to be [batch, heads, sequence, total]"
+        return f"its mask '{found.every_mask[0].name}' is not known to be [batch, heads, sequence, total]"
     return ""
 
 
-def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, rows: _Lengths) -> None:
+def _fuse(found: Attention, key: Cache, value: Cache, build: Builder, rows: _Lengths) -> None:
     q, k, v = (joined(one, build) for one in (found.q, key.new, value.new))
     lengths, total = rows.of(key, k, build)
     y, present_key, present_value = build.node(
         "GroupQueryAttention",
-        [q, k, v, key.past, value.past, lengths, total, None, None, None, added(found, found.masks, build)],
+        [q, k, v, key.past, value.past, lengths, total, None, None, None, added(found, found.every_mask, build)],
         _attributes(found, key),
         domain=CONTRIB,
         outputs=3,
@@ -117,7 +102,7 @@ def _fuse(found: Attention, key: _Cache, value: _Cache, build: Builder, rows: _L
     hand_over(found, y, build)
 
 
-def _attributes(found: Attention, key: _Cache) -> dict[str, Any]:
+def _attributes(found: Attention, key: Cache) -> dict[str, Any]:
     """`causal` hides the future without reading the mask there; for a mask that may show it, the mask decides alone."""
     heads, groups = known(found.q).count, known(key.new).count
     hides_future = any(map(is_causal, found.masks))
@@ -127,9 +112,9 @@ def _attributes(found: Attention, key: _Cache) -> dict[str, Any]:
 
 def _lengths(past: ir.Value, new: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:
     """seqlens_k [batch], the last position of each row, and the total length."""
-    cached = build.one("Cast", [build.one("Shape", [past], {"start": 2, "end": 3})], {"to": ir.DataType.INT32})
-    fresh = build.one("Cast", [build.one("Shape", [new], {"start": 1, "end": 2})], {"to": ir.DataType.INT32})
+    cached = build.one("Cast", [build.length(past, 2)], {"to": ir.DataType.INT32})
+    fresh = build.one("Cast", [build.length(new, 1)], {"to": ir.DataType.INT32})
     total = build.one("Add", [cached, fresh])
     last = build.one("Sub", [total, build.integers([1], ir.DataType.INT32)])
-    lengths = build.one("Expand", [last, build.one("Shape", [new], {"start": 0, "end": 1})])
+    lengths = build.one("Expand", [last, build.length(new, 0)])
     return lengths, build.one("Squeeze", [total])

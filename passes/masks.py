@@ -8,6 +8,7 @@ A mask that hides more than the future (padding, a sliding window) is causal too
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant
@@ -27,7 +28,7 @@ def is_causal(mask: ir.Value) -> bool:
         case "And" | "Add":
             return any(map(is_causal, inputs))
         case "Where":
-            return (scalar(inputs[1]) or 0.0) == 0.0 and _hides(inputs[2]) and is_causal(inputs[0])
+            return (scalar(inputs[1]) or 0.0) == 0.0 and is_low(inputs[2]) and is_causal(inputs[0])
         case "Expand" | "Cast":
             return is_causal(inputs[0])
         case "LessOrEqual":
@@ -59,10 +60,26 @@ def _is_true(value: ir.Value) -> bool:
     return tensor is not None and tensor.dtype == ir.DataType.BOOL and bool(tensor.numpy().all())
 
 
-def _hides(value: ir.Value) -> bool:
+def is_low(value: ir.Value | None) -> bool:
     """Low enough that nothing of a hidden key is left after the softmax: exp of it is 0 in every type."""
     number = scalar(value)
     return number is not None and number <= -1e4
+
+
+def hides_with_infinity(mask: ir.Value) -> bool:
+    """Whether minus infinity is seen in it, where a row may hold nothing else: the softmax of such a row is NaN."""
+    tensor = constant(origin(mask))
+    if tensor is not None:
+        return tensor.dtype.is_floating_point() and bool(np.isneginf(tensor.numpy()).all(axis=-1).any())
+    node = made_by(_unshaped(mask), "Where")
+    return node is not None and any(scalar(value) == -np.inf for value in node.inputs[1:])
+
+
+def stays_above(mask: ir.Value, lowest: float) -> bool:
+    """Whether it is a choice of two numbers that are both above that."""
+    node = made_by(mask, "Where")
+    numbers = [scalar(value) for value in node.inputs[1:]] if node is not None else [None]
+    return all(number is not None and number > lowest for number in numbers)
 
 
 def _is_key(value: ir.Value) -> bool:

@@ -31,8 +31,19 @@ FUSED = {
     "gemma3_text": DECODER | {"RMSNormalization": 9, "Gelu": 2},
     "mixtral": DECODER | GATED,
 }
+# The same from opset 23 on, in operators of the standard alone.
+STANDARD = {
+    "bert": {"Attention": 2, "LayerNormalization": 6, "Gelu": 3},
+    "gpt2": {"Attention": 2, "LayerNormalization": 5, "Gelu": 2},
+    "llama": {"Attention": 2, "RMSNormalization": 5, "RotaryEmbedding": 4},
+    "vit": {"Attention": 2, "LayerNormalization": 5, "Gelu": 2},
+    "whisper": {"Attention": 6, "LayerNormalization": 12, "Gelu": 6},
+    "t5": {"Attention": 6, "RMSNormalization": 12},
+    "qwen3": {"Attention": 2, "RMSNormalization": 9, "RotaryEmbedding": 4},
+    "mixtral": {"Attention": 2, "RMSNormalization": 5, "RotaryEmbedding": 4},
+}
 ALWAYS = ("bert", "gpt2", "llama")
-MAY_BE_FUSED = {name for row in FUSED.values() for name in row}
+MAY_BE_FUSED = {name for row in (*FUSED.values(), *STANDARD.values()) for name in row}
 GONE = {"BatchNormalization", "Dropout", "Erf", "CastLike"}  # folded, removed, part of Gelu, named
 CONTRIB = "com.microsoft"
 
@@ -52,6 +63,20 @@ def test_what_is_fused_for_each_target(name: str, tmp_path: Path) -> None:
             assert GONE.isdisjoint(found)
         else:
             assert CONTRIB not in domains(made)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in STANDARD]
+)
+def test_what_is_fused_in_the_standard(name: str, tmp_path: Path) -> None:
+    folder, shelf = architectures.write(name, tmp_path / "checkpoint"), Shelf(tmp_path / "stages")
+    wanted = recipe.build({"model": str(folder), "export": {"opset": 23}})
+    made = pipeline.optimize(pipeline.export(sources.find(str(folder)), wanted, shelf), wanted, shelf)
+    assert not made.facts["fallbacks"]
+    found = operators(made)
+    assert {one: found[one] for one in found if one in MAY_BE_FUSED} == STANDARD[name]
+    assert (GONE | {"Softmax"}).isdisjoint(found) or name == "mixtral"  # whose experts are chosen by one
+    assert CONTRIB not in domains(made)
 
 
 def operators(made: Artifact) -> Counter[str]:

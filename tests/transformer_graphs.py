@@ -227,9 +227,19 @@ VACUOUS = """s_shape = Shape<start = 1, end = 2>(x)  length = Squeeze(s_shape)  
             at = Unsqueeze(all, leading)  seen = GreaterOrEqual(at, nought)  mask = Where(seen, open, closed)"""
 
 
-def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)", softcap: bool = False) -> ir.Model:
+def attention(
+    mask: str = "none",
+    keys: str = "Transpose<perm = [0,2,1,3]>(k4)",
+    softcap: bool = False,
+    opset: int = 17,
+    turn: str = "Transpose<perm = [0,1,3,2]>(k)",
+    low: float = float(np.finfo(np.float32).min),
+    values: int = 8,
+    root: float = 3.0,
+) -> ir.Model:
     """An encoder's. mask: none, vacuous (position >= 0, as vision models have it), per_key [B,1,1,S], full [B,1,S,S],
-    position (a bias of T5 [1,H,S,S], and a mask per key); keys that do not come from a projection: `heads`.
+    plain [S,S], position (a bias of T5 [1,H,S,S], and a mask per key), hidden and seen (a choice, [B,1,1,S] spread to
+    the scores); keys that do not come from a projection: `heads`; `turn`: k^T; `low`: what takes the place of scores.
     """
     shape = {
         "none": "",
@@ -237,32 +247,44 @@ def attention(mask: str = "none", keys: str = "Transpose<perm = [0,2,1,3]>(k4)",
         "position": ", float[1,4,S,S] place, float[B,1,1,S] mask",
         "per_key": ", float[B,1,1,S] mask",
         "full": ", float[B,1,S,S] mask",
+        "plain": ", float[S,S] mask",
+        "hidden": ", bool[B,1,1,S] mask",
+        "seen": ", bool[B,1,1,S] mask",
     }[mask]
     capped = (
         "low = Div(scaled, cap)  bent = Tanh(low)  capped = Mul(bent, cap)" if softcap else "capped = Identity(scaled)"
     )
+    masked = {
+        "none": "Identity(capped)",
+        "vacuous": "Add(capped, mask)",
+        "hidden": "Where(wide, closed, capped)",
+        "seen": "Where(wide, capped, closed)",
+    }.get(mask, "Add(placed, mask)")
     return inferred(
-        f"""(float[B,S,32] x, float[B,4,S,8] heads{shape}) => (float[B,S,32] y) {{
+        f"""(float[B,S,32] x, float[B,4,S,8] heads, float[B,S,{4 * values}] vx{shape})
+            => (float[B,S,{4 * values}] y) {{
             q4 = Reshape(x, split)  q = Transpose<perm = [0,2,1,3]>(q4)
             k3 = Neg(x)  k4 = Reshape(k3, split)  k = {keys}
-            v4 = Reshape(x, split)  v = Transpose<perm = [0,2,1,3]>(v4)
-            kt = Transpose<perm = [0,1,3,2]>(k)  scores = MatMul(q, kt)  scaled = Div(scores, root)
+            v4 = Reshape(vx, value_split)  v = Transpose<perm = [0,2,1,3]>(v4)
+            kt = {turn}  scores = MatMul(q, kt)  scaled = Div(scores, root)
             {capped}
             {VACUOUS if mask == "vacuous" else ""}
+            {"whole = Shape(scores)  wide = Expand(mask, whole)" if mask in ("hidden", "seen") else ""}
             placed = {"Add(capped, place)" if mask == "position" else "Identity(capped)"}
-            masked = {"Identity(capped)" if mask == "none" else "Add(placed, mask)"}
+            masked = {masked}
             p = Softmax<axis = -1>(masked)  o = MatMul(p, v)
             ot = Transpose<perm = [0,2,1,3]>(o)  y = Reshape(ot, flat)
         }}""",
-        17,
+        opset,
         split=np.array([0, 0, 4, 8]),
-        flat=np.array([0, 0, 32]),
-        root=np.float32(3),
+        value_split=np.array([0, 0, 4, values]),
+        flat=np.array([0, 0, 4 * values]),
+        root=np.float32(root),
         nought=np.int64(0),
         step=np.int64(1),
         leading=np.array([0, 1, 2]),
         open=np.float32(0),
-        closed=np.finfo(np.float32).min,
+        closed=np.float32(low),
         cap=np.float32(2),
     )
 
@@ -323,6 +345,21 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "encoder_attention_vacuous_mask": partial(attention, mask="vacuous"),
     "encoder_attention_position_bias": partial(attention, mask="position"),
     "encoder_attention_of_cached_heads": partial(attention, keys="Identity(heads)"),
+    "encoder_attention_keys_turned_at_once": partial(attention, turn="Transpose<perm = [0,2,3,1]>(k4)"),
+    "encoder_attention_hidden": partial(attention, mask="hidden"),
+    "encoder_attention_seen": partial(attention, mask="seen", turn="Transpose<perm = [0,2,3,1]>(k4)"),
+    "encoder_attention_opset_13": partial(attention, mask="per_key", opset=13),
+    "standard_attention": partial(attention, opset=23),
+    "standard_attention_mask_per_key": partial(attention, mask="per_key", opset=23),
+    "standard_attention_plain_mask": partial(attention, mask="plain", opset=23),
+    "standard_attention_position_bias": partial(attention, mask="position", opset=23),
+    "standard_attention_hidden": partial(attention, mask="hidden", opset=23),
+    "standard_attention_hidden_by_infinity": partial(attention, mask="hidden", opset=23, low=-np.inf),
+    "standard_attention_capped": partial(attention, softcap=True, opset=23),
+    "standard_attention_capped_and_masked": partial(attention, mask="full", softcap=True, opset=23),
+    "standard_attention_of_cached_heads": partial(attention, keys="Identity(heads)", opset=23),
+    "standard_attention_narrow_values": partial(attention, opset=23, values=4),
+    "standard_attention_keys_turned_at_once": partial(attention, turn="Transpose<perm = [0,2,3,1]>(k4)", opset=23),
     **{f"gelu_{form}": partial(gelu, form) for form in GELU},
     "gelu_opset_19": partial(gelu, opset=19),
     "quick_gelu": quick_gelu,

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from passes.multi_head_attention_fusion import MultiHeadAttentionFusion
+from tests import laws
 from tests.transformer_graphs import GRAPHS
 
 
@@ -13,6 +15,10 @@ from tests.transformer_graphs import GRAPHS
         ("encoder_attention_full_mask", {"Neg", "MultiHeadAttention"}),
         ("encoder_attention_position_bias", {"Neg", "Add", "MultiHeadAttention"}),
         ("encoder_attention_vacuous_mask", {"Neg", "MultiHeadAttention"}),  # nothing left that made the mask
+        ("encoder_attention_keys_turned_at_once", {"Neg", "MultiHeadAttention"}),
+        ("encoder_attention_hidden", {"Neg", "Where", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
+        ("encoder_attention_seen", {"Neg", "Where", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
+        ("encoder_attention_opset_13", {"Neg", "Shape", "Gather", "Concat", "Expand", "MultiHeadAttention"}),
         ("encoder_attention_mask_per_key", {"Neg", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
     ],
 )
@@ -21,6 +27,18 @@ def test_an_encoders_attention_is_one_operator(name: str, operators: set[str]) -
     assert MultiHeadAttentionFusion()(model).modified
     # What only fed shapes to be known is gone with what it fed; q is needed for its length where the mask is spread.
     assert {node.op_type for node in model.graph} - {"Reshape", "Transpose"} == operators
+
+
+def test_a_row_that_sees_nothing_is_nan_where_it_was() -> None:
+    """Scores of minus infinity alone: DistilBERT's way to hide what is padded."""
+    model = GRAPHS["standard_attention_hidden_by_infinity"]()
+    feeds = laws.feeds_for(model)
+    feeds["mask"] = np.ones_like(feeds["mask"])
+    feeds["mask"][0] = False
+    before = laws.run(model, feeds)
+    assert np.isnan(before["y"]).any(axis=(1, 2)).tolist() == [False, True]
+    assert MultiHeadAttentionFusion()(model).modified
+    laws.assert_same(before, laws.run(model, feeds))
 
 
 @pytest.mark.parametrize(
