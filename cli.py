@@ -208,7 +208,7 @@ def quantize(
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
     recipe = _build(data, [*set_, *_budget(bits, max_increase)])
-    given = sources.open_input(input_)
+    given = sources.open_input(input_, () if output.exists() else ("torch",))
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), _progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
     _show_artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})

@@ -11,9 +11,11 @@ asked for by name: `torch:`, or export.trust_remote_code.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,12 +97,20 @@ def find(name: str, *, remote_code: bool = False) -> Source:
     return Source(name, folder, {path.name: artifact.digest(path) for path in used})
 
 
-def open_input(path: Path) -> Artifact:
-    """INPUT of a command: an artifact's folder or a bare `.onnx` file. Raises: RequestError."""
+def open_input(path: Path, needed_later: Sequence[str] = ()) -> Artifact:
+    """INPUT of a command: an artifact's folder or a bare `.onnx` file. Raises: RequestError.
+
+    needed_later: libraries that are loaded while the bytes of a bare file are hashed.
+    """
     if path.is_dir():
         return artifact.open_artifact(path)
     if path.suffix == ".onnx" and path.is_file():
-        return _bare_file(path)
+        files = _graph_files(path)
+        with ThreadPoolExecutor(1) as pool:
+            opened = pool.submit(_bare_file, path, files)
+            for name in needed_later:
+                importlib.import_module(name)
+            return opened.result()
     raise RequestError(f"{path}: {'not an .onnx file' if path.is_file() else 'no such file or folder'}")
 
 
@@ -163,9 +173,8 @@ def _beside(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in CARRIED if (folder / name).is_file()}
 
 
-def _bare_file(path: Path) -> Artifact:
+def _bare_file(path: Path, files: Mapping[str, Path]) -> Artifact:
     """A lone `.onnx` as an artifact; its key is the bytes of its files."""
-    files = _graph_files(path)
     entries = {name: {"sha256": artifact.digest(one), "bytes": one.stat().st_size} for name, one in files.items()}
     key = artifact.key("file", entries)
     return Artifact(path.parent, "file", key, {"files": entries, "facts": {}}, model_name=path.name)

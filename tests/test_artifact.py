@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import mmap
 import os
 import subprocess
 import sys
@@ -245,3 +247,14 @@ def test_an_artifact_that_had_stepped_aside_goes(exact: Shelf, dead: int) -> Non
     artifact.claim(exact.root)
     assert exact.root.is_dir()
     assert not aside.exists()
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("windows", [0, 1, 3])
+def test_a_digest_is_that_of_the_whole_file(
+    windows: int, extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "WINDOW", mmap.ALLOCATIONGRANULARITY)
+    content = os.urandom(max(windows * mmap.ALLOCATIONGRANULARITY + extra, 0))
+    (tmp_path / "file").write_bytes(content)
+    assert artifact.digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()

@@ -18,14 +18,13 @@ finished rows is a matrix product, and nothing behind the current block is touch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor, group_of_row, rows_of_group
+from compressor.quantize.threads import one_thread
 
 BLOCK = 128  # rows whose errors meet in one matrix product; the paper's block
 STRIPE = 16  # rows inside a block that look at each other one by one
@@ -154,17 +153,6 @@ class Factorised:
                 wanted.addmv_(errors[stripe.start : i].T, pulls[stripe.start : i])
             self.solver.grid.encode(wanted, step, middle, out=code)
             torch.addcmul(beyond, code, step, value=-1, out=error)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A row is too short to share: two threads would spend ten times as long waiting for each other (measured)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class NotPositiveDefiniteError(ArithmeticError):

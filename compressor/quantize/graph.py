@@ -461,9 +461,11 @@ def _return_free_memory() -> None:
 
 
 def _tensor(value: ir.Value) -> Tensor:
-    """A constant as torch sees it, in float32; copied, for torch takes no read-only memory."""
-    assert value.const_value is not None  # held by find_linears
-    array = np.array(value.const_value.numpy())
-    if isinstance(value.const_value, ir.ExternalTensor):
-        value.const_value.release()  # the mapped file would count as memory until the end
-    return torch.from_numpy(array).float()
+    """A constant as torch sees it, in float32; of a file mapped while somebody holds it, never written back."""
+    constant = value.const_value
+    assert constant is not None  # held by find_linears
+    if isinstance(constant, ir.ExternalTensor) and constant.size:
+        dtype, shape = constant.dtype.numpy().newbyteorder("<"), constant.shape.numpy()
+        mapped = np.memmap(constant.path, dtype, "c", constant.offset or 0, shape)  # torch takes no read-only memory
+        return torch.from_numpy(np.require(mapped, requirements="A")).float()
+    return torch.from_numpy(np.array(constant.numpy())).float()

@@ -109,11 +109,12 @@ class Grid:
         """
         spans = self._spans(weight, dim)
         scale, zero = next(spans)
-        least = None
+        least = room = None
         for candidate_scale, candidate_zero in spans:
-            if least is None:
-                least = self._squared_error(weight, scale, zero, dim, importance)
-            error = self._squared_error(weight, candidate_scale, candidate_zero, dim, importance)
+            if room is None or least is None:
+                room = torch.empty_like(weight)
+                least = self._squared_error(weight, scale, zero, dim, importance, room)
+            error = self._squared_error(weight, candidate_scale, candidate_zero, dim, importance, room)
             better = error < least
             least = torch.where(better, error, least)
             scale, zero = torch.where(better, candidate_scale, scale), torch.where(better, candidate_zero, zero)
@@ -134,9 +135,9 @@ class Grid:
         return [1 - SHRINK_STEP * step for step in range(steps)]
 
     def _squared_error(
-        self, weight: Tensor, scale: Tensor, zero: Tensor, dim: int, importance: Tensor | None
+        self, weight: Tensor, scale: Tensor, zero: Tensor, dim: int, importance: Tensor | None, room: Tensor
     ) -> Tensor:
-        decoded = self.encode(weight, scale, zero).sub_(zero).mul_(scale)
+        decoded = self.encode(weight, scale, zero, out=room).sub_(zero).mul_(scale)
         squared = decoded.sub_(weight).square_()
         return (squared if importance is None else squared.mul_(importance)).sum(dim, keepdim=True)
 
@@ -145,8 +146,11 @@ Spans = Iterator[tuple[Tensor, Tensor]]
 
 
 def _absmax(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
+    yield from _up_to(torch.maximum(weight.amax(dim, keepdim=True), -weight.amin(dim, keepdim=True)), bits, factors)
+
+
+def _up_to(largest: Tensor, bits: int, factors: Sequence[float]) -> Spans:
     half = 2 ** (bits - 1)
-    largest = weight.abs().amax(dim, keepdim=True)
     for factor in factors:
         scale = _positive(largest * (factor / (half - 1)))
         yield scale, torch.full_like(scale, half)
@@ -162,7 +166,7 @@ def _zero_point(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -
 def _symmetric(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
     low, high = weight.amin(dim, keepdim=True), weight.amax(dim, keepdim=True)
     longest, half = torch.where(high > -low, high, low), 2 ** (bits - 1)
-    for factor, (scale, zero) in zip(factors, _absmax(weight, dim, bits, factors), strict=True):
+    for factor, (scale, zero) in zip(factors, _up_to(longest.abs(), bits, factors), strict=True):
         yield scale, zero
         if factor < 1:  # at 1 no weight reaches the code that either sign has more
             yield -scale, zero

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,19 +17,17 @@ from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
-from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped, one_thread
+from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped
 from compressor.quantize.graph import Flow, Linear, product_dtype, segments
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.statistics import column_step, energy
+from compressor.quantize.threads import a_weight_each
 
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
 WORSE_BY = 1.001
 NOT_CORRECTED = "not corrected, its inputs' drift is not finite"
-# Weights that are rounded at a time, a thread each: groups are too small for threads to share, and waited 50 times as
-# long as they worked on cores that others used too. Each holds its weight a few times over.
-AT_ONCE = 4
 
 
 def with_data(
@@ -96,7 +93,7 @@ def without_data(
         error = float((some.dequantize() - W).square().sum()) / power if power else 0.0
         return _row(linear, tensor) | {"weight_error": _number(error), "flags": _flags(tensor, worse=False)}
 
-    with ThreadPoolExecutor(min(torch.get_num_threads(), AT_ONCE)) as pool, one_thread():
+    with a_weight_each() as pool:
         work = [pool.submit(rounded, linear) for linear in linears]
         return [one.result() for one in track(work, "rtn")]
 

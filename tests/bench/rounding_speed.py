@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="compress-bench-", dir=options.folder) as folder:
         model = Path(folder) / "model" / "model.onnx"
-        make(model, options.products, options.width)
+        make(model, options.products, options.width, turned=False)
         laps = measure(model, Path(folder), options.rounds)
     least = {
         name: {field: min(getattr(one, field) for one in rows) for field in Lap._fields} for name, rows in laps.items()

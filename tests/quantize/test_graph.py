@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from compressor.quantize import graph
 from compressor.quantize.graph import Flow, Linear, find_linears, segments
 from compressor.quantize.qtensor import Grid
 from compressor.quantize.rtn import RoundToNearest
+from compressor.session import load_model, save_model
 from tests import decoders, graphs, laws
 from tests.decoders import Exported
 
@@ -46,6 +48,18 @@ def test_a_product_with_a_constant_matrix_is_a_linear(product: str, stored: tupl
     found = linear.read_bias()
     assert (found is not None) == bias
     assert found is None or found.tolist() == graphs.normal(6).tolist()
+
+
+@pytest.mark.parametrize("product", ["MatMul(x, w)", "Gemm<transB = 1>(x, w)"])
+def test_a_weight_in_a_file_is_read_as_it_is_and_never_written(product: str, tmp_path: Path) -> None:
+    weight = graphs.normal(64, 64)
+    save_model(build(f"(float[N,64] x) => (float[N,64] y) {{ y = {product} }}", w=weight), tmp_path / "model.onnx")
+    ((linear,), _) = find_linears(load_model(tmp_path / "model.onnx"))
+    before, read = (tmp_path / "model.onnx.data").read_bytes(), linear.read()
+    np.testing.assert_array_equal(read, weight.T if linear.transposed else weight)
+    read.zero_()
+    assert (tmp_path / "model.onnx.data").read_bytes() == before
+    np.testing.assert_array_equal(linear.read(), weight.T if linear.transposed else weight)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.quantize.qtensor import PER_TENSOR, Grid, rows_of_group
+from compressor.quantize import rtn
+from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid, rows_of_group
 from compressor.quantize.rtn import RoundToNearest
 from tests import laws
 from tests.quantize.test_laws import CASES
@@ -22,6 +23,31 @@ def test_equals_the_formulas_typed_out(grid: Grid, group_size: int) -> None:
             assert solved.scale[g, column] == pytest.approx(scale, rel=1e-7)  # stored as float32
             codes = laws.encode_slowly(one, scale, zero, grid.levels)
             np.testing.assert_array_equal(solved.q[group, column], codes)
+
+
+@pytest.mark.parametrize("stored", ["in by out", "out by in", "with gaps"])
+@pytest.mark.parametrize(("scheme", "search"), [("absmax", False), ("symmetric", True), ("zero_point", True)])
+@pytest.mark.parametrize("group_size", [PER_CHANNEL, 32])
+def test_tiles_give_the_bytes_of_whole_groups(
+    group_size: int, scheme: str, search: bool, stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tiles: 300 columns are strips of 64 and a shorter one, and no strip is in a group of 133 rows whole."""
+    weight = laws.correlated_layer(133).weight.float()[:, [0] * 300] * torch.linspace(-2, 2, 300).exp()
+    weight[:, 7::9] = weight[:, 7::9].abs()  # of one sign
+    weight = {"in by out": weight, "out by in": weight.T.contiguous().T, "with gaps": weight.repeat(1, 2)[:, :300]}[
+        stored
+    ]
+    grid, found = Grid(4, scheme, scale_search=search), []
+    for tile in (1, 1 << 30):
+        monkeypatch.setattr(rtn, "TILE_WEIGHTS", tile)
+        found.append(RoundToNearest(grid, group_size).solve(weight))
+    for g, rows in enumerate(rows_of_group(133, group_size)):
+        scale, zero = grid.fit(weight[rows])
+        codes = grid.encode(weight[rows], scale, zero)
+        for one in found:
+            assert torch.equal(one.scale[g], scale[0])
+            assert torch.equal(one.zero[g], zero[0].to(torch.uint8))
+            assert torch.equal(one.q[rows], codes.to(torch.uint8))
 
 
 @pytest.mark.parametrize("scheme", ["absmax", "zero_point"])
