@@ -31,7 +31,7 @@ def test_equals_the_formulas_typed_out(grid: Grid, group_size: int) -> None:
 def test_tiles_give_the_bytes_of_whole_groups(
     group_size: int, scheme: str, search: bool, stored: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many tiles: 300 columns are strips of 64 and a shorter one, and no strip is in a group of 133 rows whole."""
+    """300 columns are strips of 64 and a shorter one, or one tile."""
     weight = laws.correlated_layer(133).weight.float()[:, [0] * 300] * torch.linspace(-2, 2, 300).exp()
     weight[:, 7::9] = weight[:, 7::9].abs()  # of one sign
     weight = {"in by out": weight, "out by in": weight.T.contiguous().T, "with gaps": weight.repeat(1, 2)[:, :300]}[
