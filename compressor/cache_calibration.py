@@ -34,4 +34,5 @@ def kept(folder: Path, recipe: Recipe, text: Samples | None) -> Cache | None:
     sizes = Decoder.of(model)
     assert sizes is not None  # only decoders have a paged twin
     session = DecoderSession(sizes, open_session(folder / MODEL, "served"))
-    return cache_scales.measure(model, sizes, cache_scales.caches(session, samples.unpadded(text.batches)))
+    calls, _ = samples.unpadded(text.batches, model)  # of any length: a cache grows, no size is fixed
+    return cache_scales.measure(model, sizes, cache_scales.caches(session, calls))
