@@ -6,8 +6,8 @@
 PagedAttention, Kwon et al. 2023 (arXiv 2309.06180). On a CPU from standard operators: ScatterND writes this call's keys
 and values into the pool, in place when an engine binds one buffer to input and output; Gather brings the blocks of each
 request side by side; Attention takes a mask for each row, since requests differ in length. An engine's pool begins as
-it was found, and a number that is none would survive a weight of zero: so a request's last token is written into the
-rest of its block too, until others come there, and where a request has no block its first is read.
+it was found, and a number that is none would survive a weight of zero: so the last token of a call that begins a block
+is written into the rest of the block too, until others come there, and where a request has no block its first is read.
 On CUDA the three are com.microsoft.PagedAttention, which computes in half precision.
 
 A pool of 8 bits holds code = round(value / scale), with a scale for each channel of each head (`cache_scales.py`). On
@@ -68,7 +68,7 @@ class Step:
 
     position: ir.Value  # [tokens] of each token in its request
     place: ir.Value  # [written, 2] block and slot that keys and values go to
-    written: ir.Value  # [written] index of the token that goes there; at the end the last ones, once for each slot
+    written: ir.Value  # [written] index of the token that goes there; at the end those that fill up their blocks
     last: ir.Value  # [batch] index of each request's last token
     spread: ir.Value  # [tiles, width] index of each tile's tokens; the last of a request is filled up with any
     packed: ir.Value  # [1, tokens] the inverse: index of each token among tiles * width
@@ -89,7 +89,7 @@ def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
     position = op("Add", token, op("Gather", op("Sub", past, starts), row))
     block = op("GatherND", table, _columns(op, row, op("Div", position, block_size)))
     place, written = _writing(
-        op, op("Add", op("Mul", block, block_size), op("Mod", position, block_size)), last, token, block_size
+        op, block, position, token, op("Compress", last, _begins(op, position, last, past, block_size)), block_size
     )
 
     lengths = op("Sub", ends, starts)
@@ -124,21 +124,25 @@ def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
     )
 
 
-def _writing(
-    op: Scribe, slot: ir.Value, last: ir.Value, token: ir.Value, block_size: ir.Value
-) -> tuple[ir.Value, ir.Value]:
-    """Where keys and values go, and of which tokens: each in its slot [tokens], the last to the end of its block.
+def _begins(op: Scribe, position: ir.Value, last: ir.Value, past: ir.Value, block_size: ir.Value) -> ir.Value:
+    """[batch] true where the block of a request's last token had no token before this call."""
+    end = op("Gather", position, last)
+    return op("GreaterOrEqual", op("Sub", end, op("Mod", end, block_size)), past)
 
-    Slots are counted through all blocks. Those before the last token's own are taken to be its own once more.
+
+def _writing(
+    op: Scribe, block: ir.Value, position: ir.Value, token: ir.Value, filling: ir.Value, block_size: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Where keys and values go, and of which tokens: each in its slot [tokens], those of `filling` up to a block's end.
+
+    Of the slots of a block those before the filling token's own are taken to be its own once more.
     """
-    end = op("Gather", slot, last)
-    block_begin = op("Mul", op("Div", end, block_size), block_size)
-    whole = op("Add", op("Unsqueeze", block_begin, [1]), op("Range", 0, block_size, 1))
-    rest = op("Max", whole, op("Unsqueeze", end, [1]))
-    again = op("Expand", op("Unsqueeze", last, [1]), op("Shape", rest))
+    slot = op("Mod", position, block_size)
+    rest = op("Max", op("Unsqueeze", op("Gather", slot, filling), [1]), op("Range", 0, block_size, 1))
+    again = op("Reshape", op("Expand", op("Unsqueeze", filling, [1]), op("Shape", rest)), [-1])
     slots = op("Concat", slot, op("Reshape", rest, [-1]), axis=0)
-    written = op("Concat", token, op("Reshape", again, [-1]), axis=0)
-    return _columns(op, op("Div", slots, block_size), op("Mod", slots, block_size)), written
+    written = op("Concat", token, again, axis=0)
+    return _columns(op, op("Gather", block, written), slots), written
 
 
 def visible(op: Scribe, step: Step, window: int) -> ir.Value:

@@ -1,5 +1,6 @@
 """Ways to answer requests, one call each: `way(requests) -> tokens delivered`. What comes beyond a wish is waste.
 
+endless(artifact, place)             what is measured: an artifact whose rows end where they are told to
 drive(backend, requests)             ours: `engine`, `reference`, `static`
 generator(served, requests)          onnxruntime-genai's Generator: padded batches on the contiguous graph
 generate_batch(model, requests)      transformers' continuous batching, float32 in torch
@@ -7,6 +8,8 @@ generate_batch(model, requests)      transformers' continuous batching, float32 
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.artifact import MODEL
+from compressor.decoder import Decoder, DecoderSession
+from compressor.package.genai import CONFIG
 from compressor.serve.backend import Backend, Request
 from compressor.serve.served import Served
+from compressor.session import load_model, open_session
 
 BATCH = 8
 PAGE = 256  # tokens of a page of transformers' cache, its default
@@ -60,12 +67,30 @@ def rates(ways: dict[str, Way], draw: Callable[[], list[Request]], rounds: int) 
     }
 
 
+def endless(artifact: Path, place: Path) -> Served:
+    """A copy of an artifact that ends a text with the token it finds the least likely; `drive` sees that none comes.
+
+    A row that ends early leaves fewer in each call, and Generator, which is told a least length, computes them all.
+    """
+    folder = place / artifact.name
+    shutil.copytree(artifact, folder)
+    sizes = Decoder.of(load_model(folder / MODEL))
+    assert sizes is not None
+    tokens = np.random.default_rng(0).integers(3, sizes.vocab, (BATCH, 64))
+    logits = DecoderSession(sizes, open_session(folder / MODEL, "served")).logits(tokens)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["model"]["eos_token_id"] = int((logits - logits.max(-1, keepdims=True)).max((0, 1)).argmin())
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    return Served.open(folder)
+
+
 def drive(backend: Backend, requests: list[Request]) -> int:
     for request in requests:
         backend.submit(request)
     tokens = 0
     while backend.busy:
         tokens += sum(event.token is not None for event in backend.step())
+    assert tokens == sum(request.new_tokens for request in requests), "a row ended early: these times compare nothing"
     return tokens
 
 
