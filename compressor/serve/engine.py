@@ -72,6 +72,7 @@ class Engine:
         self.buffer = self.engine.create_event_buffer(EVENTS_A_STEP)
         self.waiting: list[Turn] = []
         self.running: list[Turn] = []  # oldest first
+        self.turn_of: dict[Any, Turn] = {}  # by its handle, which the events name
         self.ended: list[Event] = []  # between steps
         self.filled: OrderedDict[bytes, None] = OrderedDict()  # blocks that were computed, the newest last
 
@@ -169,6 +170,7 @@ class Engine:
         if wanted.guidance:
             options.set_guidance(wanted.guidance.kind, wanted.guidance.text)
         one.turn = one.handle.begin_turn(tokens, options)
+        self.turn_of[one.handle] = one
         known = next((at for at, content in enumerate(one.hashes) if content not in self.filled), len(one.hashes))
         one.read = min(known * self.limits.block_size, len(one.tokens) - 1)
 
@@ -185,7 +187,7 @@ class Engine:
                 one.read, budget = one.read + count, budget - count
 
     def _translate(self, raw: Any) -> list[Event]:
-        one = next((one for one in self.running if one.handle == raw.request), None)
+        one = self.turn_of.get(raw.request)
         flags = raw.flags.value
         if one is None or not flags & (TOKEN | FINISHED):
             return []
@@ -234,6 +236,7 @@ class Engine:
     def _leave(self, one: Turn, *, finished: bool = False) -> None:
         """Out of the Engine: a request that is not closed keeps its place and its blocks."""
         self.running.remove(one)
+        del self.turn_of[one.handle]
         if not finished:
             one.handle.cancel_turn(one.turn)
         one.handle.close()
