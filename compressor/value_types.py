@@ -11,7 +11,18 @@ SEQUENCES = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "S
 def state(model: ir.Model) -> None:
     """Say the type of every value, in place; of sequences none, for ONNX Runtime infers what they are."""
     if any(value.dtype is None for node in model.graph for value in node.outputs):
-        ShapeInferencePass(check_type=False, strict_mode=False)(model)  # one node that is not understood is one
+        infer(model)
+    else:
+        _leave_sequences(model)
+
+
+def infer(model: ir.Model) -> None:
+    """Say what types and shapes follow from the graph, in place; of sequences neither."""
+    ShapeInferencePass(check_type=False, strict_mode=False)(model)  # one node that is not understood is one
+    _leave_sequences(model)
+
+
+def _leave_sequences(model: ir.Model) -> None:
     for node in model.graph:
         if node.op_type in SEQUENCES:  # onnx_ir 1.1 calls them tensors
             node.outputs[0].type = node.outputs[0].shape = None

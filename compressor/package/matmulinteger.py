@@ -9,8 +9,8 @@ With outlier columns O of x (rows of W), which stay in the precision they had:
 
     y = MatMulInteger(q of x without O, W int8) * scale of W * s  +  x[O] @ W[O]
 
-ONNX Runtime 1.31.1 makes one operator of MatMulInteger(q, W) * (s * scale of W) and a bias behind it. Where s is a scale
-for each row, that operator multiplies the bias by s as well. Multiplied by one scale after the other, nothing is fused.
+ONNX Runtime 1.31.1 makes one operator of MatMulInteger(q, W) * (s * scale of W) and a bias behind it. Where s is a
+scale for each row, that operator multiplies the bias by s as well. One scale after the other is not fused.
 ONNX Runtime's CPU multiplies uint8 x int8 13 times as fast as int8 x int8 (1024 x 1024, AVX-512 VNNI), so there the
 codes are stored 128 higher and their zero point says so; its CUDA provider has int8 x int8 alone.
 """

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import ShapeInferencePass
 
+from compressor import value_types
 from compressor.decoder import Feeds
 from compressor.errors import RequestError
 from compressor.methods import StaticQdq
@@ -63,7 +63,7 @@ def quantize(
 ) -> Rewritten:
     """Ranges from the data, pairs into the graph. Raises: RequestError when nothing in the graph can be quantized."""
     fallbacks = _check_opset(model, options)
-    ShapeInferencePass()(model)
+    value_types.infer(model)
     chosen = plan(model, options, target, exclude)
     if not chosen.nodes:
         why = "; ".join(f"{name}: {reason}" for name, reason in chosen.left_alone.items())

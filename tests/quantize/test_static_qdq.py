@@ -258,3 +258,16 @@ def test_the_reference_is_run_as_written() -> None:
     reference = onnx.reference.ReferenceEvaluator(onnx.load_from_string(laws.to_bytes(made))).run(None, feeds)[0]
     found = open_session(made, "exact").run(None, feeds)[0]
     np.testing.assert_allclose(found, reference, atol=0.02 * np.abs(reference).max())  # codes on an edge
+
+
+def test_what_a_sequence_yields_is_quantized() -> None:
+    """GPT-2's q, k and v; onnx_ir 1.1 infers that SplitToSequence makes a tensor, which ONNX Runtime refuses."""
+    text = """(float[N,8] x) => (float[N,5] y) {
+        parts = SplitToSequence<axis = 1>(x, size)  one = SequenceAt(parts, at)  y = MatMul(one, w)
+    }"""
+    model = graphs.build(text, size=np.array(4), at=np.array(1), w=graphs.normal(4, 5))
+    expected = laws.run(model, {"x": (x := graphs.normal(3, 8))})["y"]
+    made = quantized(model, batches=[{"x": x}]).model
+    assert operators(made)["QuantizeLinear"] == 1
+    # Codes of 8 bits on both sides of a sum over four.
+    np.testing.assert_allclose(laws.run(made, {"x": x})["y"], expected, rtol=0, atol=0.05 * np.abs(expected).max())
