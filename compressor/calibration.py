@@ -129,13 +129,7 @@ def calibration_windows(
     if Path(options.source).suffix == TOKENS:
         return _chosen(*_token_rows(options, sources.config(vocabulary.folder).get("vocab_size")), options)
     corpus = read(options.source, "calibration")
-    before, after = vocabulary.frame() if framed else ([], [])
-    bare = Vocabulary(vocabulary.folder, None) if framed else vocabulary
-    stream, length = _stream(corpus, bare), options.length - len(before) - len(after)
-    count = len(stream) // length
-    cut = np.array(stream[: count * length], np.int64).reshape(count, length)
-    first, last = (np.tile(np.array(part, np.int64), (count, 1)) for part in (before, after))
-    rows = np.concatenate([first, cut, last], 1)
+    rows = _cut(corpus, vocabulary, options.length, framed=framed)
     return _chosen(rows, {"source": corpus.source, "sha256": corpus.sha256}, options)
 
 
@@ -175,6 +169,17 @@ def heldout_windows(options: Perplexity, vocabulary: Vocabulary, context: int | 
     windows = _padded(rows)
     facts = {"source": corpus.source, "sha256": corpus.sha256, "windows": options.windows, "count": len(rows)}
     return Windows(windows.ids, windows.mask, facts | {"predicted": windows.predicted})
+
+
+def framed_windows(source: str, length: int, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """Windows of held-out text as an encoder reads it, [n, length], from the beginning of the source.
+
+    Raises: RequestError when the source cannot be read or holds not one window.
+    """
+    rows = _cut(read(source, "heldout"), vocabulary, length, framed=True)
+    if not len(rows):
+        raise RequestError(f"{source}: holds not one window of {length} tokens")
+    return rows
 
 
 def fingerprint(source: str) -> str:
@@ -232,6 +237,17 @@ def _encoded(corpus: Corpus, vocabulary: Vocabulary) -> list[list[int]]:
         return vocabulary.encode(vocabulary.render(corpus.documents))
     bos = [] if corpus.running or vocabulary.bos is None else [vocabulary.bos]
     return [[*bos, *ids] for ids in vocabulary.encode(corpus.documents)]
+
+
+def _cut(corpus: Corpus, vocabulary: Vocabulary, length: int, *, framed: bool) -> NDArray[np.int64]:
+    """The text in windows [n, length]; framed: each between an encoder's special tokens, which count in its length."""
+    before, after = vocabulary.frame() if framed else ([], [])
+    bare = Vocabulary(vocabulary.folder, None) if framed else vocabulary
+    stream, room = _stream(corpus, bare), length - len(before) - len(after)
+    count = len(stream) // room
+    cut = np.array(stream[: count * room], np.int64).reshape(count, room)
+    first, last = (np.tile(np.array(part, np.int64), (count, 1)) for part in (before, after))
+    return np.concatenate([first, cut, last], 1)
 
 
 def _document_rows(corpus: Corpus, vocabulary: Vocabulary, options: Perplexity) -> list[list[int]]:

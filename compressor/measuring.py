@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from compressor import calibration, probe, samples, sources
@@ -100,7 +101,8 @@ def _graph(
     windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
     found, overviews = structure.measure(ours, theirs), []
     if not found[0].value:
-        found += _answers(ours, theirs, recipe, windows)
+        folder = _with_tokenizer(candidate, reference)
+        found += _answers(ours, theirs, recipe, windows, folder)
         allowed = budget.limits(limits.perplexity, recipe.quantize.budget)
         if windows is not None and allowed:
             plain = Subject(rounded.model) if rounded else None
@@ -114,15 +116,18 @@ def _graph(
     return Measured(named, (), tuple(overviews), windows)
 
 
-def _answers(ours: Subject, theirs: Subject, recipe: Recipe, windows: Windows | None) -> list[Measurement]:
+def _answers(
+    ours: Subject, theirs: Subject, recipe: Recipe, windows: Windows | None, folder: Path | None
+) -> list[Measurement]:
     """What the two say to the same inputs: real ones where the recipe names them."""
     limits, found = recipe.validate_, []
     labelled = samples.labelled(limits.accuracy, theirs.model, recipe.images) if limits.accuracy else None
     if ours.decoder and theirs.decoder:
         found += agreement.measure(ours, theirs, _agreement_tokens(windows, recipe), limits.agreement)
     else:
-        calls = labelled.batches[: outputs.CALLS] if labelled else _probes(theirs)
-        found += outputs.measure(ours, theirs, calls, limits.agreement)
+        real = labelled or samples.heldout(recipe, theirs.model, folder)
+        calls, source = (real.batches, str(real.facts["source"])) if real else (_probes(theirs), "made-up inputs")
+        found += outputs.measure(ours, theirs, calls[: outputs.CALLS], limits.agreement, source)
     if labelled and limits.accuracy:
         found += accuracy.measure(ours, theirs, labelled, limits.accuracy)
     return found
@@ -171,10 +176,14 @@ def _profiles(candidate: Artifact, reference: Artifact) -> Mapping[str, Any]:
 def _heldout_windows(candidate: Artifact, reference: Artifact, recipe: Recipe, sizes: Decoder | None) -> Windows | None:
     """Held-out text, where there is a decoder, a tokenizer and a wish to measure it."""
     options = recipe.validate_.perplexity
-    folder = next((one.directory for one in (candidate, reference) if sources.has_tokenizer(one.directory)), None)
+    folder = _with_tokenizer(candidate, reference)
     if options is None or sizes is None or folder is None:
         return None
     return calibration.heldout_windows(options, Vocabulary.of(folder), sources.context(folder))
+
+
+def _with_tokenizer(*artifacts: Artifact) -> Path | None:
+    return next((one.directory for one in artifacts if sources.has_tokenizer(one.directory)), None)
 
 
 def _probes(reference: Subject) -> tuple[Feeds, ...]:

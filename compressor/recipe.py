@@ -219,7 +219,12 @@ class Package(Section):
 class Agreement(Section):
     """Logits of the artifact against the reference: prefill, decode with past, batch 2, padded rows."""
 
-    length: int = Field(32, ge=4, description="prompt tokens")
+    source: str | None = Field(
+        None,
+        description="for graphs that are no decoders: text, arrays (.npz) or a folder of pictures; none: rows of "
+        "calibration.source, or the text of perplexity.source for a graph that reads it, or inputs that are made up",
+    )
+    length: int = Field(32, ge=4, description="prompt tokens; of an encoder, all")
     decode_steps: int = Field(4, ge=1)
     max_kl: float | None = Field(None, gt=0, description="nats, mean over positions, worst case")
     min_top1: float | None = Field(None, ge=0, le=1, description="share of positions with the same best token")

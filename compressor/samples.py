@@ -23,16 +23,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor import calibration, pictures, sources
-from compressor.calibration import Vocabulary
+from compressor.calibration import TOKENIZER, Vocabulary
 from compressor.decoder import IDS, MASK, Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.methods import Images
-from compressor.recipe import Accuracy, Calibration
+from compressor.recipe import Accuracy, Calibration, Recipe
 
 ARRAYS, LABELS = ".npz", "labels"
 SEGMENTS = "token_type_ids"
 TOKENS_PER_BATCH = 1024  # enough for full speed in the products; more only holds more activations
 ROWS_PER_BATCH = 32
+ROWS_OF_TEXT = 2  # a call of a comparison
 Array = NDArray[np.generic]
 
 
@@ -60,12 +61,11 @@ def calibrating(options: Calibration, model: ir.Model, folder: Path, images: Ima
             f"calibration.source: {options.source} holds {available} rows; {options.samples} are asked for. "
             "Ask for fewer samples or bring more data"
         )
-    rows = sorted(random.Random(options.seed).sample(range(available), options.samples))
+    rows = _drawn(available, options)
     chosen = {name: array[rows] for name, array in arrays.items()}
     _refuse_padding(chosen, options)
     facts |= {"seed": options.seed, "rows": rows, "rows_sha256": _hashes(chosen)}
-    calls = _whole_calls(chosen, model, options.source)
-    return Samples(calls or _batches(chosen, model, options.source), facts)
+    return Samples(_calls(chosen, model, options.source), facts)
 
 
 def labelled(options: Accuracy, model: ir.Model, images: Images) -> Samples:
@@ -82,6 +82,42 @@ def labelled(options: Accuracy, model: ir.Model, images: Images) -> Samples:
     batches = _batches(chosen, model, options.source)
     used = sum(len(next(iter(batch.values()))) for batch in batches)
     return Samples(batches, facts | {"count": used}, labels[:used])
+
+
+def heldout(recipe: Recipe, model: ir.Model, folder: Path | None) -> Samples | None:
+    """Calls to compare two forms of a graph on: `agreement.source`, or else what the recipe has that fits the graph.
+
+    arrays, pictures   of `calibration.source`, those first that were not drawn
+    text               that perplexity is measured on, where the graph reads tokens and `folder` holds their tokenizer
+
+    None where there is neither. Raises: RequestError as `calibrating`.
+    """
+    limits, named = recipe.validate_, recipe.validate_.agreement.source
+    if named is None and _is_arrays(recipe.calibration.source):
+        return _undrawn(recipe.calibration, model, recipe.images)
+    if named is not None and _is_arrays(named):
+        arrays, _, facts = _read(named, model, recipe.images)
+        return Samples(_calls(arrays, model, named), facts)
+    names = [str(value.name) for value in model.graph.inputs]
+    reads_text = IDS in names and set(names) <= {IDS, MASK, SEGMENTS}
+    if named is None and (folder is None or not reads_text):
+        return None
+    if folder is None:
+        raise RequestError(f"agreement.source: {named}: neither artifact holds a {TOKENIZER} to read text with")
+    text = named or (limits.perplexity.source if limits.perplexity else calibration.BUILTIN)
+    length = min(limits.agreement.length, sources.context(folder) or limits.agreement.length)
+    ids = calibration.framed_windows(text, length, Vocabulary.of(folder))
+    parts = [ids[at : at + ROWS_OF_TEXT] for at in range(0, len(ids), ROWS_OF_TEXT)]
+    return Samples(tuple(_encoder_feeds(part, names) for part in parts), {"source": f"text of {Path(text).name}"})
+
+
+def _undrawn(options: Calibration, model: ir.Model, images: Images) -> Samples:
+    """Rows of the calibration's arrays, those that no statistic has seen before the others."""
+    arrays, _, facts = _read(options.source, model, images)
+    available = len(next(iter(arrays.values())))
+    drawn = set(_drawn(available, options)) if options.samples <= available else set(range(available))
+    rows = sorted(range(available), key=lambda row: row in drawn)
+    return Samples(_calls({name: array[rows] for name, array in arrays.items()}, model, options.source), facts)
 
 
 def unpadded(batches: tuple[Feeds, ...], model: ir.Model) -> tuple[list[Feeds], list[str]]:
@@ -107,6 +143,10 @@ def _real_tokens(batch: Feeds) -> list[Feeds]:
          for name, array in batch.items()}
         for at in range(len(mask)) if mask[at].any()
     ]  # fmt: skip
+
+
+def _drawn(available: int, options: Calibration) -> list[int]:
+    return sorted(random.Random(options.seed).sample(range(available), options.samples))
 
 
 def _is_arrays(source: str) -> bool:
@@ -197,6 +237,10 @@ def _refuse_padding(arrays: Mapping[str, Array], options: Calibration) -> None:
             f"calibration.source: {options.source} is {padding:.0%} padding; calibration.max_padding allows "
             f"{options.max_padding:.0%}. Bring fuller rows, or raise it"
         )
+
+
+def _calls(arrays: Mapping[str, Array], model: ir.Model, source: str) -> tuple[Feeds, ...]:
+    return _whole_calls(arrays, model, source) or _batches(arrays, model, source)
 
 
 def _whole_calls(arrays: Mapping[str, Array], model: ir.Model, source: str) -> tuple[Feeds, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor import calibration, samples
+from compressor import calibration, recipe, samples
 from compressor.errors import RequestError
 from compressor.methods import Images
 from compressor.recipe import Accuracy, Calibration
@@ -275,3 +275,55 @@ def test_a_graph_of_fixed_size_keeps_padded_rows_and_says_how_many(
     found, fallbacks = samples.unpadded(batches, model)
     assert found == list(batches)
     assert [line.partition(",")[0] for line in fallbacks] == [f"{rows} rows are padded"] * (rows > 0)
+
+
+# --- what two forms of a graph are compared on ------------------------------------------------------------------------
+
+
+def comparing(model: ir.Model, folder: Path | None = None, **options: Any) -> samples.Samples | None:
+    made = recipe.build({"model": "x", **options})
+    return samples.heldout(made, model, folder)
+
+
+def test_rows_that_no_statistic_has_seen_come_first(npz: Callable[..., str]) -> None:
+    source = npz(**rows(6))
+    drawn = read(source, samples=4).facts["rows"]
+    found = comparing(TWO, calibration={"source": source, "samples": 4})
+    assert found is not None
+    (batch,) = found.batches
+    order = batch["a"][:, 0].astype(int) // 3
+    assert [*order[2:]] == drawn
+    assert {*order[:2]} == set(range(6)) - set(drawn)
+
+
+def test_more_samples_than_rows_leave_all_rows_to_compare(npz: Callable[..., str]) -> None:
+    found = comparing(TWO, calibration={"source": npz(**rows(3)), "samples": 128})
+    assert found is not None
+    np.testing.assert_array_equal(found.batches[0]["a"], rows(3)["a"])
+
+
+def test_named_arrays_are_compared_from_their_beginning(npz: Callable[..., str]) -> None:
+    found = comparing(TWO, validate={"agreement": {"source": npz(**rows(3))}})
+    assert found is not None
+    np.testing.assert_array_equal(found.batches[0]["b"], rows(3)["b"])
+
+
+def test_an_encoder_is_compared_on_held_out_text(tmp_path: Path) -> None:
+    """The text that perplexity would be measured on, in whole windows: never the calibration's."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "text.txt").write_text("abcabcabcabc")
+    options = {"agreement": {"length": 4}, "perplexity": {"source": str(tmp_path / "text.txt")}}
+    found = comparing(ENCODER, tmp_path, validate=options)
+    assert found is not None
+    assert found.facts == {"source": "text of text.txt"}
+    assert all(batch["input_ids"].shape == (2, 4) and batch["attention_mask"].all() for batch in found.batches)
+    assert len(found.batches) == 2
+    assert (found.batches[0]["input_ids"][0] == found.batches[0]["input_ids"][1]).all()  # "abc" behind the first token
+
+
+def test_nothing_is_real_for_a_graph_that_nobody_named_data_for(tmp_path: Path) -> None:
+    assert comparing(TWO) is None
+    assert comparing(ENCODER) is None  # no tokenizer
+    with pytest.raises(RequestError, match="neither artifact holds a tokenizer"):
+        comparing(ENCODER, None, validate={"agreement": {"source": str(tmp_path / "text.txt")}})

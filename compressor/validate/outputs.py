@@ -22,8 +22,13 @@ CALLS = 8  # of a data set: enough to see a fault, few enough for the unoptimize
 Array = NDArray[np.generic]
 
 
-def measure(candidate: Subject, reference: Subject, calls: Sequence[Feeds], options: Agreement) -> list[Measurement]:
-    """The worst of all outputs and calls; anything not finite, on either side, is infinitely far."""
+def measure(
+    candidate: Subject, reference: Subject, calls: Sequence[Feeds], options: Agreement, source: str = ""
+) -> list[Measurement]:
+    """The worst of all outputs and calls; anything not finite, on either side, is infinitely far.
+
+    source: where the calls come from, for the notes.
+    """
     if not calls:
         note = "the reference runs on no input we can make up"
         return [Measurement("outputs compared", 0, limit=1, sense="at least", note=note)]
@@ -32,11 +37,16 @@ def measure(candidate: Subject, reference: Subject, calls: Sequence[Feeds], opti
     differences = {name: _difference(ours, theirs) for name, ours, theirs in pairs}
     furthest = max(differences, key=lambda name: differences[name])
     cosines = {name: _cosine(ours, theirs) for name, ours, theirs in pairs if theirs.dtype.kind == "f"}
-    found = [Measurement("output difference", differences[furthest], limit=options.max_difference, note=furthest)]
+    came = f", {source}" if source else ""
+    found = [
+        Measurement("output difference", differences[furthest], limit=options.max_difference, note=f"{furthest}{came}")
+    ]
     if cosines:
         least = min(cosines, key=lambda name: cosines[name])
         found.append(
-            Measurement("output cosine", cosines[least], limit=options.min_cosine, sense="at least", note=least)
+            Measurement(
+                "output cosine", cosines[least], limit=options.min_cosine, sense="at least", note=f"{least}{came}"
+            )
         )
     if alike:
         top1 = float(np.concatenate(alike).mean())
