@@ -23,11 +23,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor import calibration, pictures, sources
-from compressor.calibration import TOKENIZER, Vocabulary
+from compressor.calibration import Vocabulary
 from compressor.decoder import IDS, MASK, Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.methods import Images
 from compressor.recipe import Accuracy, Calibration, Recipe
+from compressor.sources import TOKENIZER
 
 ARRAYS, LABELS = ".npz", "labels"
 SEGMENTS = "token_type_ids"
