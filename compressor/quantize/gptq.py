@@ -19,6 +19,9 @@ finished rows is a matrix product, and nothing behind the current block is touch
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -143,6 +146,9 @@ class Factorised:
         self, target: Tensor, given: Tensor, pull: Tensor, scale: Tensor, zero: Tensor, codes: Tensor, errors: Tensor
     ) -> None:
         """Round the rows of one block in turn, into `codes` and `errors`; every argument but pull is [rows, out]."""
+        if target.is_cuda and (kernel := _gpu_kernel()) and kernel.fits(len(target)):
+            kernel.round_block(target, given, pull, scale, zero, codes, errors, self.solver.grid.levels)
+            return
         shifted = torch.addcmul(given, zero, scale)  # error = given - (code - zero) * scale = shifted - code * scale
         parts = (part.unbind() for part in (target, shifted, pull, scale, zero, codes, errors))
         for i, (wanted, beyond, pulls, step, middle, code, error) in enumerate(zip(*parts, strict=True)):
@@ -166,6 +172,11 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     result = moment.clone()
     result.diagonal().copy_(torch.where(silent, torch.ones_like(diagonal), diagonal) + damping * diagonal.mean())
     return result
+
+
+def _gpu_kernel() -> ModuleType | None:
+    """The loop over rows as a kernel, where Triton is: on Linux, torch's CUDA wheels bring it along."""
+    return import_module("compressor.quantize.gpu_rounding") if find_spec("triton") else None
 
 
 def _qtensor(codes: Tensor, grids: list[tuple[Tensor, Tensor]], grid: Grid, group_size: int) -> QTensor:
