@@ -21,7 +21,7 @@ from compressor.errors import RequestError
 from compressor.methods import Codebook, LlmInt8
 from compressor.preparing import weights
 from compressor.progress import Track
-from compressor.quantize import decompose, embeddings, ranks, solve, store
+from compressor.quantize import decompose, embeddings, ranks, solve, stacks, store
 from compressor.quantize.graph import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
 from compressor.quantize.qtensor import Choice
@@ -87,7 +87,7 @@ def _together(works: Mapping[str, Work]) -> Work:
 
 def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> Work:
     folder.mkdir(exist_ok=True)
-    model = load_model(optimized.model)
+    model = _opened(optimized.model, recipe)
     refuse_quantized(model, optimized.model)
     data = None
     if recipe.quantize.calibrated:
@@ -104,12 +104,20 @@ def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Tr
         raise RequestError(f"{optimized.model}: {error}") from error
 
 
+def _opened(path: Path, recipe: Recipe) -> ir.Model:
+    """The float graph, its stacks of matrices taken apart; a checkpoint holds them as they are."""
+    model = load_model(path)
+    if not catalog.FORMATS[recipe.format].checkpoint:
+        stacks.unstack(model)
+    return model
+
+
 def package(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
     """Graph and quantized weights -> the graph that the engine loads."""
     folder = quantized.directory / optimized.part
     if recipe.quantize.name in catalog.REWRITERS:
         return Packed(load_model(folder / MODEL), "pairs around operators, weights as codes", {})
-    model = load_model(folder / MODEL if recipe.quantize.prepared else optimized.model)
+    model = load_model(folder / MODEL) if recipe.quantize.prepared else _opened(optimized.model, recipe)
     linears, _ = weights(model, recipe)
     tensors, method = store.Reader(folder), recipe.quantize.method
     if isinstance(method, OnGrid):
@@ -176,6 +184,7 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
         whole, _ = preparing.grid(recipe)
         grid = replace(whole, bits=recipe.quantize.embeddings, scale_search=True, carried=False)
         rows += embeddings.round_tables(embeddings.find_tables(model), grid, folder)
+        left_alone |= embeddings.misfits(model)
     return Work(rows, left_alone, budget=facts)
 
 

@@ -37,9 +37,27 @@ class Table:
     def name(self) -> str:
         return str(self.value.name)
 
+    @property
+    def width(self) -> int:
+        assert self.value.const_value is not None  # held by _tables
+        return int(self.value.const_value.shape.numpy()[1])
+
+    @property
+    def group_size(self) -> int | None:
+        return next((size for size in GROUPS if self.width % size == 0), None)
+
 
 def find_tables(model: ir.Model) -> list[Table]:
     """Matrices that nothing but Gathers of rows and products with their transpose reads, in the order of the graph."""
+    return [table for table in _tables(model) if table.group_size]
+
+
+def misfits(model: ir.Model) -> dict[str, str]:
+    """Tables that stay as they are, and why."""
+    return {one.name: f"{one.width} wide, no multiple of {min(GROUPS)}" for one in _tables(model) if not one.group_size}
+
+
+def _tables(model: ir.Model) -> list[Table]:
     linears = [linear for node in model.graph if (linear := as_linear(node)) and linear.transposed]
     found = []
     for value in model.graph.initializers.values():
@@ -55,19 +73,17 @@ def find_tables(model: ir.Model) -> list[Table]:
 def round_tables(tables: Sequence[Table], grid: Grid, folder: Path) -> list[dict[str, Any]]:
     """Round every table into `folder`. Returns the layer table. Raises: RequestError where there is none that fits."""
     if not tables:
-        raise RequestError("quantize.embeddings: no Gather of a constant matrix; leave it out")
+        raise RequestError(
+            f"quantize.embeddings: no Gather of a constant matrix of {min(GROUPS)} columns or a multiple; leave it out"
+        )
     return [_row(table, grid, folder) for table in tables]
 
 
 def _row(table: Table, grid: Grid, folder: Path) -> dict[str, Any]:
-    array = constant(table.value)
+    array, size = constant(table.value), table.group_size
     assert array is not None  # held by find_tables
+    assert size is not None  # held by find_tables
     weight = torch.from_numpy(array.astype("float32")).T
-    size = next((size for size in GROUPS if weight.shape[0] % size == 0), None)
-    if size is None:
-        raise RequestError(
-            f"quantize.embeddings: {table.name} is {weight.shape[0]} wide, no multiple of 16; leave it out"
-        )
     tensor = RoundToNearest(grid, size).solve(weight)
     store.write(folder, table.name, tensor)
     power = float(weight.square().sum())

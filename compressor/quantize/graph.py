@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # than keeping a [batch, 1, sequence, sequence] mask for every batch.
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantized
 REMADE_BELOW_BYTES = 1 << 16
+STACK = 3  # axes: [matrices, in, out]
+SCORE_SWEEPS = ("Softmax", "Sigmoid", "Add", "Cast", "Reshape")  # between a router's product and its choice
 # Up to here attention is faster with its scores stored than in tiles (10 ms for 24, 8 heads of 64, two cores).
 PLAIN_ATTENTION_TOKENS = 1024
 
@@ -131,6 +133,8 @@ def find_linears(
     for node in model.graph:
         linear = as_linear(node) or (_as_convolution(node) if convolutions else None)
         if linear is None:
+            if stack := stacked_weight(node):
+                refused[str(stack[0].name)] = "a stack of matrices that was not taken apart"
             continue
         if reason := _refusal(linear, exclude):
             refused[linear.name] = reason
@@ -367,6 +371,23 @@ def as_linear(node: ir.Node) -> Linear | None:
     return Linear(str(weight.name), node, x, weight, bias, transposed)
 
 
+def stacked_weight(node: ir.Node) -> tuple[ir.Value, bool] | None:
+    """The weight of MatMul(x, W) or MatMul(x, Transpose(W)), W a stack of matrices, and whether it is transposed."""
+    if node.domain or node.op_type != "MatMul" or node.inputs[0] is None:
+        return None
+    weight, transposed = node.inputs[1], False
+    producer = weight.producer() if weight is not None else None
+    if producer is not None and producer.op_type == "Transpose" and not producer.domain:
+        perm = producer.attributes.get("perm")
+        weight, transposed = producer.inputs[0], True
+        if perm is None or list(perm.as_ints()) != [0, 2, 1]:
+            return None
+    constant = weight.const_value if weight is not None else None
+    if weight is None or constant is None or weight.is_graph_input() or constant.dtype not in FLOATS:
+        return None
+    return (weight, transposed) if len(constant.shape) == STACK else None
+
+
 def _as_convolution(node: ir.Node) -> Linear | None:
     """Conv of pictures with a float32 kernel that nobody can override."""
     if node.domain or node.op_type != "Conv" or len(node.inputs) < 2:
@@ -414,6 +435,8 @@ def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     automatic = linear.node.attributes.get("auto_pad")
     if linear.window is not None and automatic and automatic.as_string() not in ("NOTSET", "VALID"):
         return "a convolution whose padding is not stated"
+    if _chooses(linear.y):
+        return "a router: rounded scores choose other experts"
     readers = {use.node for use in linear.weight.uses()}
     between = linear.node.inputs[1]
     if between is not linear.weight and between is not None:
@@ -422,6 +445,14 @@ def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     if readers - {linear.node}:
         return f"shared with {', '.join(sorted({str(node.op_type) for node in readers - {linear.node}}))}"
     return ""
+
+
+def _chooses(scores: ir.Value) -> bool:
+    """Whether a TopK picks among the scores, or among what is made of them one by one."""
+    readers = [use.node for use in scores.uses()]
+    return any(
+        node.op_type == "TopK" or (node.op_type in SCORE_SWEEPS and _chooses(node.outputs[0])) for node in readers
+    )
 
 
 def drop_unread(graph: ir.Graph, value: ir.Value | None) -> None:

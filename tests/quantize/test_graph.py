@@ -68,7 +68,6 @@ def test_a_weight_in_a_file_is_read_as_it_is_and_never_written(product: str, tmp
         "y = MatMul(w, x)",  # the constant stands on the left
         "c = MatMul(w, w)  y = MatMul(x, c)",  # a matrix that is computed: folding comes before us
         "t = Transpose<perm = [0, 1]>(w)  y = MatMul(x, t)",
-        "y = MatMul(x, batched)",
         "h = Cast<to = 11>(x)  d = MatMul(h, double)  y = Cast<to = 1>(d)",
         "y = MatMul(x, default)",  # the caller may pass another
         "y = MatMul(x, x)",
@@ -81,7 +80,7 @@ def test_a_weight_in_a_file_is_read_as_it_is_and_never_written(product: str, tmp
 )
 def test_other_products_are_none(nodes: str) -> None:
     text = f"(float[8,8] x, float[8,8] default) => (float[8,8] y) {{ {nodes} }}"
-    weights = {"w": graphs.normal(8, 8), "batched": graphs.normal(2, 8, 8), "double": graphs.normal(8, 8, dtype=float)}
+    weights = {"w": graphs.normal(8, 8), "double": graphs.normal(8, 8, dtype=float)}
     assert find_linears(build(text, **weights, b=graphs.normal(8), default=graphs.normal(8, 8))) == ([], {})
 
 
