@@ -12,7 +12,8 @@ from itertools import islice, pairwise
 import pytest
 
 from compressor.builtin import CALIBRATION, HELDOUT, TINY_LM
-from compressor.builtin.grammar import ANIMALS, KINDS, NEAR, PARTS, THINGS, WORKERS, documents
+from compressor.builtin.grammar import KINDS, documents
+from compressor.builtin.grammar.words import ANIMALS, NEAR, PARTS, THINGS, WORKERS
 
 UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
            seventeen eighteen nineteen"""
