@@ -13,23 +13,24 @@ With --json one document goes to standard output; progress and messages go to st
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
-
+from compressor.arguments import INTERRUPTED, Argument, Commands, Option
 from compressor.errors import (
     BUG,
     DONE,
     MACHINE_CANNOT,
-    REQUEST_WRONG,
     CompressError,
     LimitMissedError,
     MachineError,
@@ -45,10 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LISTED = 12  # copies that a table shows; --json has them all
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
-
-app = typer.Typer(
+commands = Commands(
     help="PyTorch and Hugging Face models to ONNX: exported, optimized, quantized, and proven to work.",
     no_args_is_help=True,
     add_completion=False,
@@ -56,46 +54,43 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Set = Annotated[
-    list[str], typer.Option("--set", help="Override a field: section.field=value, e.g. quantize.gptq.bits=3")
-]
-For = Annotated[str, typer.Option("--for", help="Where it will run: generic, cpu, cuda or tensorrt.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Strict = Annotated[bool, typer.Option("--strict", help="A fallback fails too, not only a missed limit.")]
+Set = Annotated[list[str], Option("--set", help="Override a field: section.field=value, e.g. quantize.gptq.bits=3")]
+For = Annotated[str, Option("--for", help="Where it will run: generic, cpu, cuda or tensorrt.")]
+Json = Annotated[bool, Option("--json", help="One JSON document on standard output.")]
+Strict = Annotated[bool, Option("--strict", help="A fallback fails too, not only a missed limit.")]
 Output = Annotated[
     Path,
-    typer.Option("-o", "--output", resolve_path=True, help="Directory of the artifact; written whole or not at all."),
+    Option("-o", "--output", resolve_path=True, help="Directory of the artifact; written whole or not at all."),
 ]
 Bits = Annotated[
-    str | None, typer.Option("--budget", help="bits=4.25: bits and groups chosen for each weight, so many on average.")
+    str | None, Option("--budget", help="bits=4.25: bits and groups chosen for each weight, so many on average.")
 ]
 MaxIncrease = Annotated[
-    float | None, typer.Option("--max-ppl-increase", help="As --budget, as few bits as raise perplexity no more: 0.02")
+    float | None, Option("--max-ppl-increase", help="As --budget, as few bits as raise perplexity no more: 0.02")
 ]
-Baseline = Annotated[
-    Path | None, typer.Option("--baseline", help="The last good report.json: what got worse than it fails.")
-]
-Junit = Annotated[Path | None, typer.Option("--junit", help="Also write the report as JUnit XML.")]
+Baseline = Annotated[Path | None, Option("--baseline", help="The last good report.json: what got worse than it fails.")]
+Junit = Annotated[Path | None, Option("--junit", help="Also write the report as JUnit XML.")]
 Summary = Annotated[
-    Path | None, typer.Option("--summary", help="Append the report in Markdown, e.g. to $GITHUB_STEP_SUMMARY.")
+    Path | None, Option("--summary", help="Append the report in Markdown, e.g. to $GITHUB_STEP_SUMMARY.")
 ]
-Input = Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")]
+Streams = Annotated[list[int], Option("--streams", min=1, help="With --serving, requests at once; repeat it.")]
+Input = Annotated[Path, Argument(help="An artifact's folder, or a bare .onnx file.")]
 Inputs = Annotated[
-    list[Path], typer.Argument(help="An artifact's folder, or a bare .onnx file; several: each into DIR/<its name>.")
+    list[Path], Argument(help="An artifact's folder, or a bare .onnx file; several: each into DIR/<its name>.")
 ]
 
 
-@app.command()
+@commands.add
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one of ours.")],
-    model: Annotated[str | None, typer.Option("--model", help="In place of the recipe's model.")] = None,
+    recipe: Annotated[str, Argument(help="A recipe file, or the name of one of ours.")],
+    model: Annotated[str | None, Option("--model", help="In place of the recipe's model.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", resolve_path=True, help="Default: artifacts/<recipe>.")
+        Path | None, Option("-o", "--output", resolve_path=True, help="Default: artifacts/<recipe>.")
     ] = None,
-    set_: Set = [],  # noqa: B006  typer copies it
+    set_: Set = [],  # noqa: B006  copied
     bits: Bits = None,
     max_increase: MaxIncrease = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     baseline: Baseline = None,
     junit: Junit = None,
     summary: Summary = None,
@@ -120,16 +115,16 @@ def run(
     _exit_by_verdict(report, strict=strict)
 
 
-@app.command()
+@commands.add
 def export(
-    model: Annotated[str, typer.Argument(help="Hugging Face id, folder, .onnx, .pt2, torch:package.module:factory.")],
+    model: Annotated[str, Argument(help="Hugging Face id, folder, .onnx, .pt2, torch:package.module:factory.")],
     output: Output,
-    task: Annotated[str | None, typer.Option("--task", help="What the model is for, where it does not say.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, float16 or bfloat16.")] = None,
-    opset: Annotated[int | None, typer.Option("--opset", help="ONNX operator set, 21 to 23.")] = None,
-    static: Annotated[str, typer.Option("--static", help="Fix free axes: batch_size=1,sequence_length=128")] = "",
+    task: Annotated[str | None, Option("--task", help="What the model is for, where it does not say.")] = None,
+    dtype: Annotated[str | None, Option("--dtype", help="float32, float16 or bfloat16.")] = None,
+    opset: Annotated[int | None, Option("--opset", help="ONNX operator set, 21 to 23.")] = None,
+    static: Annotated[str, Option("--static", help="Fix free axes: batch_size=1,sequence_length=128")] = "",
     remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that the model's repository brings.")
+        bool, Option("--trust-remote-code", help="Run the code that the model's repository brings.")
     ] = False,
     set_: Set = [],  # noqa: B006
     strict: Strict = False,
@@ -150,23 +145,21 @@ def export(
     _fail_on_fallbacks(made, strict=strict)
 
 
-@app.command()
+@commands.add
 def optimize(
     inputs: Inputs,
     output: Output,
     target: For = "generic",
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float16 or bfloat16 inside, where kernels are.")] = None,
+    dtype: Annotated[str | None, Option("--dtype", help="float16 or bfloat16 inside, where kernels are.")] = None,
     set_: Set = [],  # noqa: B006
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say which near matches each pass left alone, and why.")
-    ] = False,
+    explain: Annotated[bool, Option("--explain", help="Say which near matches each pass left alone, and why.")] = False,
     strict: Strict = False,
     json_: Json = False,
 ) -> int:
     """Run the graph passes, each proven or rolled back."""
-    from compressor.deferred import defer
+    from compressor.deferred import hasten
 
-    defer()
+    hasten()
     from compressor import catalog, optimizing, sources, tables
     from compressor.artifact import Shelf
 
@@ -184,15 +177,15 @@ def optimize(
     return _each(inputs, output, one)
 
 
-@app.command()
+@commands.add
 def quantize(
     input_: Input,
     output: Output,
     method: Annotated[
-        str, typer.Option("--method", help="gptq, rtn, static_qdq, dynamic: a name under `quantize` of a recipe.")
+        str, Option("--method", help="gptq, rtn, static_qdq, dynamic: a name under `quantize` of a recipe.")
     ] = "gptq",
     calibration: Annotated[
-        str, typer.Option("--calibration", help="A text file, arrays (.npz), a folder of pictures, a dataset, builtin.")
+        str, Option("--calibration", help="A text file, arrays (.npz), a folder of pictures, a dataset, builtin.")
     ] = "builtin",
     target: For = "cpu",
     set_: Set = [],  # noqa: B006
@@ -215,15 +208,15 @@ def quantize(
     _fail_on_fallbacks(quantized, strict=strict)
 
 
-@app.command()
+@commands.add
 def validate(
-    candidate: Annotated[Path, typer.Argument(help="The artifact or .onnx file to examine.")],
-    against: Annotated[Path, typer.Option("--against", help="The unquantized reference.")],
+    candidate: Annotated[Path, Argument(help="The artifact or .onnx file to examine.")],
+    against: Annotated[Path, Option("--against", help="The unquantized reference.")],
     provider: Annotated[
-        str | None, typer.Option("--provider", help="Where to run it: cpu, cuda or tensorrt; missing exits 3.")
+        str | None, Option("--provider", help="Where to run it: cpu, cuda or tensorrt; missing exits 3.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write report.json, .md and .html.")
+        Path | None, Option("-o", "--output", file_okay=False, help="Also write report.json, .md and .html.")
     ] = None,
     set_: Set = [],  # noqa: B006
     baseline: Baseline = None,
@@ -251,11 +244,11 @@ def validate(
     _exit_by_verdict(report, strict=strict)
 
 
-@app.command()
+@commands.add
 def check(
     artifact: Input,
-    target: Annotated[str, typer.Option("--for", help="Where it will run: cpu, cuda or tensorrt.")] = "cpu",
-    strict: Annotated[bool, typer.Option("--strict", help="A node that the target cannot run fails.")] = False,
+    target: Annotated[str, Option("--for", help="Where it will run: cpu, cuda or tensorrt.")] = "cpu",
+    strict: Annotated[bool, Option("--strict", help="A node that the target cannot run fails.")] = False,
     json_: Json = False,
 ) -> None:
     """Predict where each node will run, the copies that costs and what hurts; needs no GPU."""
@@ -276,28 +269,24 @@ def check(
         raise LimitMissedError("\n".join(missed))
 
 
-@app.command()
+@commands.add
 def bench(
     artifact: Input,
     against: Annotated[
         str | None,
-        typer.Option(
-            "--against", help="Its rival: an artifact, an .onnx, or builder:MODEL, made by onnxruntime-genai."
-        ),
+        Option("--against", help="Its rival: an artifact, an .onnx, or builder:MODEL, made by onnxruntime-genai."),
     ] = None,
-    provider: Annotated[str, typer.Option("--provider", help="Where to run: cpu, cuda or tensorrt.")] = "cpu",
-    batch: Annotated[list[int], typer.Option("--batch", min=1, help="Rows of a call; repeat it for more.")] = [1, 4],  # noqa: B006
-    length: Annotated[list[int], typer.Option("--length", min=1, help="Tokens of a row; repeat it.")] = [32, 128],  # noqa: B006
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Laps at each point.")] = 10,
+    provider: Annotated[str, Option("--provider", help="Where to run: cpu, cuda or tensorrt.")] = "cpu",
+    batch: Annotated[list[int], Option("--batch", min=1, help="Rows of a call; repeat it for more.")] = [1, 4],  # noqa: B006
+    length: Annotated[list[int], Option("--length", min=1, help="Tokens of a row; repeat it.")] = [32, 128],  # noqa: B006
+    repeats: Annotated[int, Option("--repeats", min=1, help="Laps at each point.")] = 10,
     serving: Annotated[
-        bool, typer.Option("--serving", help="By number of streams: throughput, first token, each token after it.")
+        bool, Option("--serving", help="By number of streams: throughput, first token, each token after it.")
     ] = False,
-    streams: Annotated[
-        list[int], typer.Option("--streams", min=1, help="With --serving, requests at once; repeat it.")
-    ] = [1, 4, 16],  # noqa: B006
-    new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="With --serving, of each answer.")] = 32,
+    streams: Streams = [1, 4, 16],  # noqa: B006
+    new_tokens: Annotated[int, Option("--new-tokens", min=2, help="With --serving, of each answer.")] = 32,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", file_okay=False, help="Also write bench.json and bench.html.")
+        Path | None, Option("-o", "--output", file_okay=False, help="Also write bench.json and bench.html.")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -343,9 +332,9 @@ def _bench_serving(
     _emit(rows) if as_json else _table("by number of streams", rows)
 
 
-@app.command()
+@commands.add
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")],
+    artifact: Annotated[Path, Argument(help="An artifact's folder, or a bare .onnx file.")],
     json_: Json = False,
 ) -> None:
     """Show what an artifact holds: operators, sizes, interface, provenance, and whether its files are whole."""
@@ -357,25 +346,23 @@ def inspect(
         raise LimitMissedError(f"{artifact}: {', '.join(facts['damaged'])} changed since the artifact was written")
 
 
-ServedBackend = Annotated[str, typer.Option("--backend", help="engine (onnxruntime-genai) or reference (ours).")]
-MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, help="Requests that run at once.")]
+ServedBackend = Annotated[str, Option("--backend", help="engine (onnxruntime-genai) or reference (ours).")]
+MaxBatch = Annotated[int, Option("--max-batch", min=1, help="Requests that run at once.")]
 CacheTokens = Annotated[
     int | None,
-    typer.Option("--cache-tokens", min=1, help="Size of the pool; default: the whole context for each place."),
+    Option("--cache-tokens", min=1, help="Size of the pool; default: the whole context for each place."),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="That compute; 0: one for each core.")]
-ServedFolder = Annotated[Path, typer.Argument(help="The folder of an artifact with its paged twin.")]
+Threads = Annotated[int, Option("--threads", min=0, help="That compute; 0: one for each core.")]
+ServedFolder = Annotated[Path, Argument(help="The folder of an artifact with its paged twin.")]
 
 
-@app.command()
+@commands.add
 def generate(
     artifact: ServedFolder,
-    prompts: Annotated[Path, typer.Option("--prompts", help="JSON lines: prompt or tokens, max_tokens, seed, ...")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: beside it, as <name>.out.jsonl.")
-    ] = None,
+    prompts: Annotated[Path, Option("--prompts", help="JSON lines: prompt or tokens, max_tokens, seed, ...")],
+    output: Annotated[Path | None, Option("-o", "--output", help="Default: beside it, as <name>.out.jsonl.")] = None,
     batching: Annotated[
-        str, typer.Option("--batching", help="continuous, or static: padded batches that wait for their longest.")
+        str, Option("--batching", help="continuous, or static: padded batches that wait for their longest.")
     ] = "continuous",
     backend: ServedBackend = "engine",
     max_batch: MaxBatch = 8,
@@ -397,21 +384,19 @@ def generate(
     _emit({"output": str(place), "answered": count}) if json_ else print(f"answered {count}: {place}")
 
 
-@app.command()
+@commands.add
 def serve(
     artifact: ServedFolder,
-    host: Annotated[str, typer.Option("--host", help="Who may connect; 0.0.0.0 is everybody.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
-    name: Annotated[str | None, typer.Option("--name", help="Of the model; default: the folder's.")] = None,
+    host: Annotated[str, Option("--host", help="Who may connect; 0.0.0.0 is everybody.")] = "127.0.0.1",
+    port: Annotated[int, Option("--port", min=1, max=65535)] = 8000,
+    name: Annotated[str | None, Option("--name", help="Of the model; default: the folder's.")] = None,
     backend: ServedBackend = "engine",
     max_batch: MaxBatch = 16,
     cache_tokens: CacheTokens = None,
     threads: Threads = 0,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait; one more is told 429.")] = 64,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Of one request.")] = 1024,
-    api_key: Annotated[
-        str | None, typer.Option("--api-key", envvar="COMPRESS_API_KEY", help="Clients send it.")
-    ] = None,
+    queue: Annotated[int, Option("--queue", min=0, help="Requests that may wait; one more is told 429.")] = 64,
+    max_new_tokens: Annotated[int, Option("--max-new-tokens", min=1, help="Of one request.")] = 1024,
+    api_key: Annotated[str | None, Option("--api-key", envvar="COMPRESS_API_KEY", help="Clients send it.")] = None,
 ) -> None:
     """Serve an artifact with OpenAI's interface: completions, chat, streaming, metrics."""
     from compressor.serve.served import BACKENDS, Served
@@ -430,10 +415,10 @@ def serve(
     http.run(server, place)
 
 
-@app.command()
+@commands.add
 def diff(
-    before: Annotated[Path, typer.Argument(help="An artifact's folder, or a bare .onnx file.")],
-    after: Annotated[Path, typer.Argument(help="What became of it.")],
+    before: Annotated[Path, Argument(help="An artifact's folder, or a bare .onnx file.")],
+    after: Annotated[Path, Argument(help="What became of it.")],
     json_: Json = False,
 ) -> None:
     """Show what two graphs differ in: interface, versions, operators, weights."""
@@ -443,7 +428,7 @@ def diff(
     _show_facts(facts, json_)
 
 
-@app.command()
+@commands.add
 def doctor(json_: Json = False) -> None:
     """Show what this machine has: versions, providers that really load, memory, disk."""
     from compressor.providers import environment
@@ -451,9 +436,9 @@ def doctor(json_: Json = False) -> None:
     _show_facts(environment.examine(), json_)
 
 
-@app.command()
+@commands.add
 def recipes(
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
+    schema: Annotated[bool, Option("--schema", help="Print the JSON schema of a recipe.")] = False,
     json_: Json = False,
 ) -> None:
     """List the recipes that come with compress, each with its first line."""
@@ -470,10 +455,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with the code its outcome has."""
 
     def command() -> object:
-        return app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        return commands.run(sys.argv[1:] if arguments is None else arguments)
 
     ranked = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # torchrun's, of several processes
-    sys.exit(_among_ranks(command) if ranked else _guarded(command))
+    code = _among_ranks(command) if ranked else _guarded(command)
+    if arguments is None and not ranked:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End at once where nobody else is at work: Python would take itself apart, for a tenth of a short command's time.
+
+    Returns where it has to be Python's own end: another thread runs, or what was printed cannot be delivered.
+    """
+    if threading.active_count() > 1:
+        return
+    atexit._run_exitfuncs()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _among_ranks(command: Callable[[], object]) -> int:
@@ -493,17 +495,11 @@ def _guarded(command: Callable[[], object]) -> int:
     """Run a command; every error is a line on standard error and an exit code."""
     try:
         result = command()
-        if result == INTERRUPTED:  # typer has caught the interrupt and returns its code
-            raise KeyboardInterrupt
         return result if isinstance(result, int) else DONE
     except CompressError as error:
         _say(*str(error).splitlines())
         return error.exit_code
-    except UsageError as error:
-        context = error.ctx
-        _say(f"{error.format_message()}{f' Try `{context.command_path} --help`.' if context else ''}")
-        return REQUEST_WRONG
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         _say("interrupted; the same command goes on from the last finished stage")
         return INTERRUPTED
     except MemoryError:

@@ -14,7 +14,6 @@ import errno
 import functools
 import glob
 import hashlib
-import importlib.metadata
 import json
 import mmap
 import os
@@ -27,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compressor import __version__
+from compressor import __version__, installed
 from compressor.errors import MachineError, RequestError
 
 MANIFEST = "manifest.json"
@@ -215,13 +214,8 @@ def key(stage: str, *parts: Any) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of this package and of the libraries that shape its artifacts."""
-    found = {"compress": __version__}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: installed.version(name) for name in LIBRARIES}
+    return {"compress": __version__} | {name: version for name, version in found.items() if version}
 
 
 def digest(path: Path) -> str:

@@ -1,17 +1,42 @@
-"""Modules that are loaded when they are first used: what a command may never need shall not delay it.
+"""What a short command starts without: modules that it may never use, threads that only wait, sweeps for garbage.
 
-sympy takes half of the time that `import onnx_ir` takes, and serves to compute with the names of dimensions alone.
+Python with numpy, onnx, onnx_ir and ONNX Runtime takes longer to start than most graphs take to be optimized; what is
+named here is a fifth of that.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
-DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
+from compressor import installed
+
+# Loaded when they are first used: imported by the libraries' own heads, and needed for what no pass asks of them.
+DEFERRED = frozenset(
+    {
+        "sympy",  # half of what `import onnx_ir` takes; computes with the names of dimensions
+        "onnx_ir._symbolic_shapes",
+        "onnx.compose",
+        "onnx.gen_proto",
+        "onnx.parser",
+        "onnx.printer",
+        "onnx.utils",
+        "onnx.version_converter",
+        "google.protobuf.json_format",
+        "google.protobuf.text_format",
+        "numpy._core._add_newdocs",  # writes the docstrings of what is written in C
+        "numpy._core._add_newdocs_scalars",
+    }
+)
+METADATA = "importlib.metadata"
+GARBAGE = 100_000  # containers made and not yet gone, before Python looks which of them are; its own number is 700
 
 
 class Deferrer:
@@ -25,7 +50,31 @@ class Deferrer:
         return spec
 
 
+class Metadata(ModuleType):
+    """In the place of importlib.metadata, which onnx asks for its own version and for nothing else."""
+
+    def version(self, name: str) -> str:
+        return installed.version(name) or str(self._loaded().version(name))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loaded(), name)
+
+    def _loaded(self) -> ModuleType:
+        if sys.modules.get(METADATA) is self:
+            del sys.modules[METADATA]
+        return importlib.import_module(METADATA)
+
+
 def defer() -> None:
     """From now on; modules that are loaded already stay so."""
     if Deferrer not in sys.meta_path:
         sys.meta_path.insert(0, Deferrer)
+    if METADATA not in sys.modules:
+        importlib.__dict__["metadata"] = sys.modules[METADATA] = Metadata(METADATA)
+
+
+def hasten() -> None:
+    """For a command that works on graphs and multiplies no matrices, before it imports anything."""
+    defer()
+    gc.set_threshold(GARBAGE)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads wait for work busily, and there is none

@@ -32,6 +32,9 @@ FREE_AXES = ((2, 2), (1, 1), (16, 16), (2, 64), (2, 576), (576, 576))
 OTHER_AXES = ((3, 5), (5, 3), (3, 3), (1, 1), (4, 4), (1, 2), (2, 1), (3, 96), (3, 576))
 MOST_ENTRIES = 1 << 22  # of an input with free axes: five axes of 576 are more memory than anybody has
 
+# Bytes of weights from which on all cores compute: below, threads cost more to start and to wait for than they save.
+SHARED_OUT = 1 << 24
+
 Outputs = dict[str, NDArray[np.generic]]
 Answer = dict[str, Any]  # as ONNX Runtime gives it: arrays, lists of them, dictionaries, None
 
@@ -49,7 +52,7 @@ class Probe:
         """Outputs by name and call; of a decoder, what it promises."""
         if self.known and self.known[0] is model:
             return self.known[1]
-        session = open_session(model, "exact", lean=True)
+        session = _open(model)
         found: Outputs = {}
         for at, feeds in enumerate(self.calls):
             for name, value in _answer(session, feeds).items():
@@ -63,7 +66,7 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
     if decoder := Decoder.of(model):
         return Probe(tuple(decoder.probes(seed)), decoder)
     # A graph that does not load at all is the caller's error, and said as such.
-    session = open_session(model, "exact", lean=True)
+    session = _open(model)
     first = _first_to_run(session, _candidates(model, FREE_AXES, seed))
     if first is None:
         return None
@@ -77,6 +80,12 @@ def find(model: ir.Model, seed: int = 0) -> Probe | None:
         for name, value in call.items():
             answers |= _arrays(f"{name} of call {at}", value)
     return Probe(tuple(feeds for feeds, _ in found), known=(model, answers), one_size=free and len(found) == 1)
+
+
+def _open(model: ir.Model) -> ort.InferenceSession:
+    weights = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    small = sum(tensor.nbytes for tensor in weights if tensor is not None) < SHARED_OUT
+    return open_session(model, "exact", lean=True, spinning=False, threads=1 if small else 0)
 
 
 def _arrays(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.generic]]]:

@@ -32,7 +32,7 @@ def texts(value: Any) -> Iterator[str]:
 def test_every_call_is_one_that_the_command_line_takes(path: Any) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# For ")
-    commands = getattr(get_command(cli.app), "commands")  # noqa: B009  click's Group, which typer hides
+    commands = getattr(get_command(cli.commands.as_typer()), "commands")  # noqa: B009  click's Group, which typer hides
     calls = [match for line in texts(yaml.safe_load(text)) for match in CALL.finditer(line) if match[1] in commands]
     assert len(calls) >= 2
     for call in calls:

@@ -1,0 +1,35 @@
+"""`compress optimize` executes nothing that it puts off, for a graph that asks for nothing of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from compressor.deferred import DEFERRED
+from compressor.session import save_model
+from tests import graphs
+from tests.conftest import ROOT
+
+REPORT = """
+import gc, json, os, sys, types, cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as end:
+    assert end.code == 0
+executed = [name for name, module in sys.modules.items() if type(module) is types.ModuleType]  # else put off still
+print(json.dumps({"executed": executed, "blas": os.environ["OPENBLAS_NUM_THREADS"], "garbage": gc.get_threshold()[0]}))
+"""
+
+
+def test_what_is_put_off_is_not_executed(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    save_model(graphs.build("(float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", w=graphs.normal(64, 8)), path)
+    command = [sys.executable, "-c", REPORT, "optimize", path, "-o", tmp_path / "out"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    said = json.loads(ended.stdout.splitlines()[-1])
+    executed = set(said["executed"])
+    assert {"numpy", "onnx", "onnxruntime"} <= executed
+    assert sorted(executed & (DEFERRED | {"typer", "pydantic", "rich", "onnxscript", "torch"})) == []
+    assert (said["blas"], said["garbage"]) == ("1", 100_000)
