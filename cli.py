@@ -628,6 +628,7 @@ def _show_plan(steps: Sequence[Any], place: Path, as_json: bool) -> None:
 
 def _show_artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = None) -> None:
     from compressor import tables
+    from compressor.report import left_alone_rows
 
     report = made.measured() | (more or {})
     if as_json:
@@ -636,6 +637,8 @@ def _show_artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = 
     for title in ("proof", "passes", "layers"):
         if report.get(title):
             _table(title, [tables.brief(row) for row in report[title]])
+    if left_alone := report.get("left_alone"):
+        _table("left alone", left_alone_rows(left_alone))
     print(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
 
 

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from compressor import charts
-from compressor.report import Measurement, Report, measurement_rows, number
+from compressor.report import Measurement, Report, left_alone_rows, measurement_rows, number
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em }
@@ -42,6 +42,7 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Fallbacks", "".join(f"<p>{escape(line)}</p>" for line in report.fallbacks)
     yield "Against the reference", "".join(_against_reference(report.measurements))
     yield "Error by layer", _layers(report.layers)
+    yield "Left alone", _table(left_alone_rows(report.left_alone))
     yield "Placement", "".join(line for graph in report.placement for line in _placement(graph))
     yield "Latency", _latency(report.measurements)
     yield "Passes", _table(report.passes)

@@ -227,6 +227,7 @@ def validate(
         layers=tuple(layer_rows),
         tradeoff=tuple(spent.get("tradeoff", ())),
         placement=found.placement,
+        left_alone=next((one.facts["left_alone"] for one in stages if "left_alone" in one.facts), {}),
         facts=_report_facts(recipe, stages, found.windows),
     )
 

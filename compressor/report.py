@@ -51,6 +51,7 @@ class Report:
     layers: tuple[Mapping[str, Any], ...] = ()
     tradeoff: tuple[Mapping[str, Any], ...] = ()
     placement: tuple[Mapping[str, Any], ...] = ()  # an overview for each graph
+    left_alone: Mapping[str, str] = field(default_factory=dict)  # weights that were not quantized, and why
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -73,6 +74,7 @@ class Report:
             "layers": list(self.layers),
             "tradeoff": list(self.tradeoff),
             "placement": list(self.placement),
+            "left_alone": dict(self.left_alone),
             "facts": dict(self.facts),
         }
 
@@ -85,11 +87,17 @@ class Report:
         ]
         if self.fallbacks:
             blocks.append("## Fallbacks\n\n" + "\n".join(f"- {one}" for one in self.fallbacks))
-        tables = {"Passes": self.passes, "Trade-off": self.tradeoff, "Layers": self.layers, "Stages": self.stages}
+        tables = {"Passes": self.passes, "Trade-off": self.tradeoff, "Layers": self.layers}
+        tables |= {"Left alone": left_alone_rows(self.left_alone), "Stages": self.stages}
         for title, rows in tables.items():
             if rows:
                 blocks.append(f"## {title}\n\n{_table(rows)}")
         return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def left_alone_rows(left_alone: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+    """Weights that were not quantized as a table's rows."""
+    return tuple({"layer": name, "why": why} for name, why in left_alone.items())
 
 
 def measurement_rows(measurements: Sequence[Measurement]) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from compressor import report
+from compressor import page, report
 from compressor.report import Measurement, Report, Sense
 
 FINE = Measurement("perplexity", 4.0, limit=4.1, reference=3.9)
@@ -67,7 +67,8 @@ def test_json_holds_everything_and_is_json() -> None:
     text = json.dumps(made.to_json(strict=True), allow_nan=False)
     data = json.loads(text)
     assert data.keys() == {
-        "verdict", "measurements", "fallbacks", "stages", "passes", "layers", "tradeoff", "placement", "facts"
+        "verdict", "measurements", "fallbacks", "stages", "passes", "layers", "tradeoff", "placement", "left_alone",
+        "facts",
     }  # fmt: skip
     assert data["verdict"] == "missed error"
     assert data["measurements"][0] == {
@@ -117,6 +118,15 @@ def test_markdown_is_made_of_verdict_facts_and_tables() -> None:
 def test_a_row_without_a_column_leaves_its_cell_empty() -> None:
     text = Report((FINE,), layers=({"b": 2, "a": 1}, {"a": 3})).to_markdown(strict=False)
     assert text.endswith("## Layers\n\n| b | a |\n| --- | --- |\n| 2 | 1 |\n|  | 3 |\n")
+
+
+def test_what_was_not_quantized_is_said_with_its_reason() -> None:
+    made = Report((FINE,), left_alone={"lm_head": "excluded by 'lm_head'"})
+    assert "## Left alone\n\n| layer | why |\n| --- | --- |\n| lm_head | excluded by 'lm_head' |\n" in made.to_markdown(
+        strict=False
+    )
+    assert made.to_json(strict=False)["left_alone"] == {"lm_head": "excluded by 'lm_head'"}
+    assert "excluded by &#x27;lm_head&#x27;" in page.render(made, strict=False)
 
 
 @pytest.mark.parametrize(
