@@ -78,8 +78,10 @@ def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = id
 
 def _optimize_one(view: Artifact, wanted: Wanted, draft: Draft, track: Track) -> None:
     import passes
+    from passes.import_normalization import lower_versions
 
     model = load_model(view.model)
+    lower_versions(model)  # else ONNX Runtime could not tell what the file answers
     chosen = [catalog.resolve(catalog.PASSES[one].where)() for one in wanted.passes]
     inputs = probe.find(model) or probe.Probe(())  # no call: that the result loads is all there is to see
     model, outcomes = passes.run_passes(model, chosen, inputs, track)

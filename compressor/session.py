@@ -6,6 +6,7 @@ Two settings exist: `exact` runs the graph as written (the numeric reference), `
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -102,10 +103,18 @@ def start(
         weakref.finalize(session, dict.clear, mapped)  # it reads them as long as it lives
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         name = model if isinstance(model, Path) else model.graph.name or "graph"
-        raise RequestError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from error
+        raise RequestError(f"{name}: ONNX Runtime cannot load it: {_reason(error)}") from error
     if session.get_providers()[0] != backend.name:
         raise MachineError(f"{backend.name} did not load and ONNX Runtime took the CPU; `compress doctor` says why")
     return session
+
+
+# The place in ONNX Runtime's sources that a message names before it says what is wrong.
+_PLACE = re.compile(r"/\S+\.(?:cc|h):\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)?(?: \[with [^]]*\])? ")
+
+
+def _reason(error: Exception) -> str:
+    return _PLACE.sub("", " ".join(str(error).split()))[:300]
 
 
 def load_model(path: Path) -> ir.Model:

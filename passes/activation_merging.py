@@ -2,6 +2,7 @@
 
 Relu(Clip(x, -1, 6))             ->  Clip(x, 0, 6)
 Min(Max(x, 0), 6)                ->  Clip(x, 0, 6)
+Max(Max(x, -1), 2)               ->  Max(x, 2)
 Clip(Clip(x, -1, 0), 1, 2)       stays: the result would be constant, and nobody means that
 """
 
@@ -13,15 +14,16 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant
-from passes.local import LocalPass, Refused, Scope, producer_of, sole_reader
+from passes.local import LocalPass, Refused, Scope, producer_of, require, sole_reader
 
 FAMILY = ("Clip", "Max", "Min", "Relu")
 FIRST_CLIP_WITH_INPUTS = 11
+FIRST_THAT_BROADCAST = 8  # Max and Min
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}  # whole numbers: no Clip on every provider
 
 
 class Limits(NamedTuple):
-    """min(max(x, low), high); infinite where there is none."""
+    """min(max(x, low), high); infinite where there is none. A Clip has both: it cuts infinities to finite numbers."""
 
     low: float
     high: float
@@ -53,7 +55,7 @@ class ActivationMerging(LocalPass):
         limits = Limits(outer[1].of(inner[1].low), outer[1].of(inner[1].high))
         if not limits.low < limits.high:
             raise Refused(f"{inner[1]} and {outer[1]} leave no interval")
-        _become_clip(node, inner[0], limits, scope)
+        _become(node, inner[0], limits, scope)
         return True
 
 
@@ -74,11 +76,11 @@ def _limits(node: ir.Node, scope: Scope) -> tuple[ir.Value | None, Limits] | Non
 
 
 def _clip_limits(node: ir.Node, scope: Scope) -> Limits | None:
+    widest = _widest(node.outputs[0], scope)
     if scope.opset < FIRST_CLIP_WITH_INPUTS:
-        lowest = float(np.finfo(np.float32).min)
-        low, high = node.attributes.get_float("min", lowest), node.attributes.get_float("max", -lowest)
+        low, high = node.attributes.get_float("min", widest.low), node.attributes.get_float("max", widest.high)
         return Limits(low, high) if low <= high else None
-    bounds = [-np.inf, np.inf]
+    bounds = list(widest)
     for place, value in enumerate(node.inputs[1:]):
         if value is not None:
             tensor = constant(value)
@@ -97,26 +99,53 @@ def _scalar(bound: ir.Value | None, value: ir.Value | None, scope: Scope) -> flo
     return None if np.isnan(number) else number
 
 
-def _become_clip(node: ir.Node, value: ir.Value, limits: Limits, scope: Scope) -> None:
-    assert value.dtype is not None or node.outputs[0].dtype is not None, "held by rewrite"
-    dtype = (value.dtype or ir.DataType.FLOAT).numpy()
-    node.attributes.clear()
+def _widest(value: ir.Value, scope: Scope) -> Limits:
+    """The bounds that a Clip has where none are written: the largest finite numbers."""
+    dtype = value.dtype or ir.DataType.FLOAT
+    if dtype not in FLOATS:
+        return Limits(-np.inf, np.inf)
+    highest = float(np.finfo(dtype.numpy() if scope.opset >= FIRST_CLIP_WITH_INPUTS else np.float32).max)
+    return Limits(-highest, highest)
+
+
+def _operator(limits: Limits) -> str:
+    if np.isfinite(limits).all():
+        return "Clip"
     if limits == Limits(0.0, np.inf):
-        node.op_type = "Relu"
-        node.resize_inputs(1)
-    elif scope.opset < FIRST_CLIP_WITH_INPUTS:
-        node.op_type = "Clip"
-        node.resize_inputs(1)
-        for name, number in (("min", limits.low), ("max", limits.high)):
-            if np.isfinite(number):
-                node.attributes[name] = ir.AttrFloat32(name, number)
-    else:
-        bounds = [
-            scope.constant(np.array(number, dtype), f"{node.outputs[0].name}_{name}") if np.isfinite(number) else None
-            for name, number in zip(("min", "max"), limits, strict=True)
-        ]
-        node.op_type = "Clip"
-        node.resize_inputs(3 if bounds[1] is not None else 2)
-        for place, bound in enumerate(bounds[: len(node.inputs) - 1], start=1):
-            node.replace_input_with(place, bound)
+        return "Relu"
+    return "Max" if np.isfinite(limits.low) else "Min"
+
+
+def _become(node: ir.Node, value: ir.Value, limits: Limits, scope: Scope) -> None:
+    """The operator that has these limits and no others."""
+    kind = _operator(limits)
+    require(
+        kind not in ("Max", "Min") or scope.opset >= FIRST_THAT_BROADCAST, f"before opset 8 a {kind} widens nothing"
+    )
+    widest = _widest(node.outputs[0], scope)
+    names = {"Clip": ("min", "max"), "Max": ("min",), "Min": ("max",), "Relu": ()}[kind]
+    given = {
+        "min": None if limits.low == widest.low else limits.low,
+        "max": None if limits.high == widest.high else limits.high,
+    }
+    numbers = {name: given[name] for name in names}
+    node.attributes.clear()
+    node.op_type = kind
+    node.resize_inputs(1)
     node.replace_input_with(0, value)
+    if kind == "Clip" and scope.opset < FIRST_CLIP_WITH_INPUTS:
+        node.attributes.update(
+            {name: ir.AttrFloat32(name, number) for name, number in numbers.items() if number is not None}
+        )
+        return
+    dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+    stem = node.outputs[0].name
+    bounds = [
+        None if number is None else scope.constant(np.array(number, dtype), f"{stem}_{name}")
+        for name, number in numbers.items()
+    ]
+    while bounds and bounds[-1] is None:
+        bounds.pop()
+    node.resize_inputs(1 + len(bounds))
+    for place, bound in enumerate(bounds, start=1):
+        node.replace_input_with(place, bound)

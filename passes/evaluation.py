@@ -86,13 +86,12 @@ def _gather(data: Array, indices: Array, axis: int = 0) -> Any:
 
 
 def _slice(data: Array, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Any:
-    """Negative and overlong ends mean in ONNX what they mean in Python."""
     bounds = list(zip(starts, ends, strict=True))
     axes = range(len(bounds)) if axes is None else axes
     steps = [1] * len(bounds) if steps is None else steps
     index = [slice(None)] * data.ndim
     for axis, (start, end), step in zip(axes, bounds, steps, strict=True):
-        index[axis] = slice(int(start), int(end), int(step))
+        index[axis] = indexing.window(data.shape[axis], int(start), int(end), int(step))
     return data[tuple(index)]
 
 
@@ -146,9 +145,17 @@ def _reduction(reduce: Callable[..., Any]) -> Callable[..., Any]:
         over = tuple(int(axis) for axis in (() if axes is None else axes))
         if not over and noop_with_empty_axes:
             return data
-        return np.asarray(reduce(data, axis=over or None, keepdims=bool(keepdims))).astype(data.dtype)
+        result = np.asarray(reduce(data, axis=over or None, keepdims=bool(keepdims))).astype(data.dtype)
+        _require_fit(result, reduce(data.astype(np.float64), axis=over or None, keepdims=bool(keepdims)))
+        return result
 
     return compute
+
+
+def _require_fit(result: Array, about: Any) -> None:
+    """Whole numbers that outgrow their type: some of the runtime's sums stop at its end, and others wrap around."""
+    if result.dtype.kind in "iu" and not np.allclose(about, result, rtol=2**-40):
+        raise OverflowError(f"a total does not fit {result.dtype}")
 
 
 def _shape(data: Array, start: int = 0, end: int | None = None) -> Any:

@@ -75,9 +75,14 @@ def _take_transpose(gemm: ir.Node) -> bool:
     taken = False
     for place, name in ((0, "transA"), (1, "transB")):
         transpose = producer_of(gemm.inputs[place], "Transpose")
-        if transpose is not None:
+        if transpose is not None and _turns(transpose):
             flipped = 1 - gemm.attributes.get_int(name, 0)
             gemm.attributes[name] = ir.AttrInt64(name, flipped)
             gemm.replace_input_with(place, transpose.inputs[0])
             taken = True
     return taken
+
+
+def _turns(transpose: ir.Node) -> bool:
+    """Of a matrix; two Transposes that were merged may leave one that moves nothing."""
+    return "perm" not in transpose.attributes or list(transpose.attributes["perm"].as_ints()) == [1, 0]

@@ -21,7 +21,7 @@ from onnx_ir.passes import common
 from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
 from passes.local import drop
 from passes.naming import make_names_unique
-from passes.nesting import every_graph, every_node
+from passes.nesting import every_graph, every_node, roots
 from passes.refusal import Refusal
 from passes.shape_inference import ShapeInference, forget_shapes, known_sizes, knows_more, note_symbols
 
@@ -44,7 +44,7 @@ class ImportNormalization(ir.passes.InPlacePass):
         shapes = ShapeInference()
         modified = [
             _sort(model.graph),
-            self._lower_opset(model),
+            self._lower_versions(model),
             _settle_ir_version(model),
             _inline(model),
             make_names_unique(model.graph),
@@ -59,16 +59,34 @@ class ImportNormalization(ir.passes.InPlacePass):
         self.refusals += shapes.refusals
         return ir.passes.PassResult(model, any(modified) or knows_more(known_sizes(model.graph), before))
 
-    def _lower_opset(self, model: ir.Model) -> bool:
-        opset = model.opset_imports.get("", 1)
-        if opset <= LAST_OPSET:
-            return False
-        for node in every_node(model.graph):
+    def _lower_versions(self, model: ir.Model) -> bool:
+        newer = _newest(model)
+        if newer is not None:
+            self.refusals.append(Refusal.of(newer, f"needs a later opset; ONNX Runtime loads {LAST_OPSET} at most"))
+        return lower_versions(model)
+
+
+def lower_versions(model: ir.Model) -> bool:
+    """What ONNX Runtime loads, of a file written with newer numbers and nothing that needs them; tells whether it was.
+
+    IR version 14 is 13 with another number, and so is opset 27 where each operator has the form that 26 has.
+    """
+    version, opsets = model.ir_version, [root.opset_imports for root in roots(model)]
+    high = [one for one in opsets if one.get("", 1) > LAST_OPSET] if _newest(model) is None else []
+    for one in high:
+        one[""] = LAST_OPSET
+    model.ir_version = min(version, LAST_IR)
+    return bool(high) or model.ir_version != version
+
+
+def _newest(model: ir.Model) -> ir.Node | None:
+    """A node that the last opset does not have in the form that its own has."""
+    for root in roots(model):
+        opset = root.opset_imports.get("", 1)
+        for node in every_node(root) if opset > LAST_OPSET else ():
             if node.domain == "" and _since(node.op_type, opset) > LAST_OPSET:
-                self.refusals.append(Refusal.of(node, f"needs opset {opset}; ONNX Runtime loads {LAST_OPSET} at most"))
-                return False
-        model.opset_imports[""] = LAST_OPSET
-        return True
+                return node
+    return None
 
 
 OURS = "compress"  # our exporters write the sizes that torch.export proved, named by their axes

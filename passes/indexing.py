@@ -13,6 +13,12 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+def window(size: int, start: int, end: int, step: int) -> slice:
+    """A Slice of an axis in Python's terms. On the way back a start before the first entry is the first entry, where
+    Python finds none; ends that are negative or too far mean the same in both."""
+    return slice(max(start, -size), end, step)
+
+
 def cumulative_sum(data: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Any:
     """Whole numbers: of floats the order of a sum is the runtime's own."""
     if data.dtype.kind not in "iu":

@@ -49,6 +49,8 @@ class Linear:
         readers = len(value.uses())  # a subgraph that captures the value counts
         require(readers == 1, f"the {kind} result '{value.name}' has {readers} readers")
         weight = array_of(node.inputs[1], "weight")
+        floats = ir.DataType.from_numpy(weight.dtype).is_floating_point()
+        require(floats, f"whole numbers of {weight.dtype} are not scaled without a rest")
         if kind == "Gemm":
             require(scope.opset >= FIRST_GEMM_THAT_BROADCASTS, "before opset 7 a Gemm broadcasts by attribute")
         require(weight.ndim >= 2, f"the weight has shape {list(weight.shape)}")
@@ -127,6 +129,7 @@ def _rank(node: ir.Node, weight: npt.NDArray[Any], scope: Scope) -> int:
     shape = scope.symbols.shape(node.inputs[0])
     require(shape is not None, "the rank of the MatMul's input is not known")
     assert shape is not None  # held by the line above
+    require(len(shape) > 1, "the MatMul's input is a vector, and its result has an axis less")
     return max(len(shape), weight.ndim)
 
 

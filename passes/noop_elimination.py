@@ -120,12 +120,6 @@ def _once(node: ir.Node, scope: Scope) -> ir.Value | None:
     return node.inputs[0] if repeats is not None and all(one == 1 for one in repeats) else None
 
 
-def _unbounded(node: ir.Node, scope: Scope) -> ir.Value | None:
-    """Before opset 11 the bounds left out are the largest finite numbers, which cut infinities."""
-    given = node.attributes or any(value is not None for value in node.inputs[1:])
-    return node.inputs[0] if scope.opset >= 11 and not given else None
-
-
 def _unscaled(node: ir.Node, scope: Scope) -> ir.Value | None:
     """Resize and Upsample by 1 on every axis; a crop is none."""
     if node.attributes.get_string("mode", "nearest") not in ("nearest", "linear"):
@@ -169,7 +163,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Resize", "Upsample"), _unscaled),
     "Add": _neutral(0, either_side=True),
     "And": _neutral(True, either_side=True),
-    "Clip": _unbounded,
     "Div": _neutral(1, either_side=False),
     "Mul": _neutral(1, either_side=True),
     "Or": _neutral(False, either_side=True),

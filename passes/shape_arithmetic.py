@@ -26,10 +26,11 @@ class ShapeArithmetic(LocalPass):
     Reshape    0 for a dimension of the input at the same place, -1 for one that is left
     Expand     1 for a dimension that the input has anyway
     Slice      the largest number for an end that is the input's own
+    Range      a number for a vector of one entry
     Not done: two dimensions left, or a -1 beside a 0 that copies a dimension only a run can tell to be more than none.
     """
 
-    operators: ClassVar[frozenset[str]] = frozenset({*CONTENTS, "Expand"})
+    operators: ClassVar[frozenset[str]] = frozenset({*CONTENTS, "Expand", "Range"})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """What only computed the sizes goes at once: it is often half of the graph, and later passes walk over it."""
@@ -138,4 +139,19 @@ def _give(node: ir.Node, place: int, entries: list[int], scope: Scope) -> bool:
     return True
 
 
-READERS = {"Expand": _expand, "Reshape": _reshape, "Slice": _slice}
+def _range(node: ir.Node, scope: Scope) -> bool:
+    """ONNX Runtime takes a vector of one entry for a number as long as it cannot see its shape, and then refuses it."""
+    vectors = [place for place, value in enumerate(node.inputs) if scope.symbols.shape(value) == (ONE,)]
+    for place in vectors:
+        vector = node.inputs[place]
+        tensor = constant(vector)
+        if tensor is not None:
+            number = scope.constant(tensor.numpy().reshape(()), f"{node.outputs[0].name}_number")
+        else:
+            no_axis = scope.constant(np.array([], np.int64), f"{node.outputs[0].name}_no_axis")
+            number = scope.insert(node, "Reshape", [vector, no_axis], like=vector, shape=ir.Shape([]))
+        node.replace_input_with(place, number)
+    return bool(vectors)
+
+
+READERS = {"Expand": _expand, "Range": _range, "Reshape": _reshape, "Slice": _slice}

@@ -3,7 +3,7 @@
     a = Slice(x, 2, 30, axis 0); y = Slice(a, 1, 5, axis 1)      ->     y = Slice(x, [2, 1], [30, 5], axes [0, 1])
     a = Slice(x, 2, 30, axis 0); y = Slice(a, 1, 5, axis 0)      ->     y = Slice(x, 3, 7, axis 0)
 
-Along one axis of known size Python's own ranges say what is left. Of an unknown size n only what holds for every n is
+Along one axis of known size Python's ranges say what is left. Of an unknown size n only what holds for every n is
 merged: x[s:e:p][t:f:q] = x[s + t p : min(e, s + f p) : p q] where nothing but an end is counted from the end.
 """
 
@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from passes.indexing import window
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
 from passes.symbols import LARGEST_SIZE, slice_bounds
 
@@ -21,7 +22,7 @@ FIRST_WITH_INPUTS = 10  # before, the numbers were attributes, and every step wa
 
 
 class Cut(NamedTuple):
-    """[start:end:step] of one axis, as Python means it."""
+    """[start:end:step] of one axis, as the standard means it."""
 
     start: int
     end: int
@@ -68,7 +69,8 @@ def _cuts(node: ir.Node, rank: int | None, scope: Scope) -> dict[int, Cut] | Non
 def _then(inner: Cut, outer: Cut, size: int | None, axis: int) -> Cut:
     if size is None:
         return _of_any_size(inner, outer, axis)
-    left = range(size)[inner.start : inner.end : inner.step][outer.start : outer.end : outer.step]
+    middle = range(size)[window(size, *inner)]
+    left = middle[window(len(middle), *outer)]
     if not left:
         return Cut(0, 0, 1)
     return Cut(left.start, left.stop if left.stop >= 0 else -size - 1, left.step)  # -1 would be the last entry

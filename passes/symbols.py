@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant
+from passes.indexing import window
 from passes.nesting import every_node
 
 Symbol = tuple[str, int]  # a value's name and an axis; as content: its name and the place of the element
@@ -258,7 +259,7 @@ def _slice(node: ir.Node, symbols: Symbols) -> Partial | None:
     if content is None or bounds is None or len(bounds) != 1 or _rank(node.inputs[0], symbols) != 1:
         return None
     ((_, start, end, step),) = bounds
-    return content[start:end:step]
+    return content[window(len(content), start, end, step)]
 
 
 def slice_bounds(node: ir.Node, symbols: Symbols) -> list[tuple[int, int, int, int]] | None:
@@ -462,7 +463,7 @@ def _sliced(node: ir.Node, symbols: Symbols) -> Partial | None:
 
 def _cut(size: Size, start: int, end: int, step: int) -> Size | None:
     if size.known is not None:
-        return Size.of(len(range(size.known)[start:end:step]))
+        return Size.of(len(range(size.known)[window(size.known, start, end, step)]))
     return size if start == 0 and end >= LARGEST_SIZE and step == 1 else None
 
 

@@ -50,8 +50,8 @@ class TransposeCancelling(LocalPass):
         inner = order_of(first, scope) if first is not None else None
         if first is None or inner is None or order is None or not steps:
             return False
-        if [inner[axis] for axis in order] != sorted(inner):
-            return False
+        if len(order) != len(inner) or [inner[axis] for axis in order] != sorted(inner):
+            return False  # a constant of more axes may stand between
         operands = [one for step in steps for one in _operands(step, len(inner))]
         for operand in operands:
             _require_own(operand, operands)

@@ -130,3 +130,20 @@ def test_two_files_of_one_name_are_refused(perceptron: Path, tmp_path: Path, com
     line = f"compress: {other}: goes to {place}, as {perceptron} does; run it with an output of its own\n"
     assert (ended.code, ended.err) == (2, line)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_newer_versions_is_compared_as_one_that_loads(tmp_path: Path, compress: Compress) -> None:
+    path = tmp_path / "model.onnx"
+    save_model(graphs.build("(float[2] x) => (float[2] y) { a = Identity(x)  y = Neg(a) }", 27, 14), path)
+    assert compress("optimize", path, "-o", tmp_path / "out", "--strict").code == 0
+    assert compress("optimize", tmp_path / "out" / "model.onnx", "-o", tmp_path / "again").code == 0
+
+
+def test_what_the_runtime_says_is_told_without_its_sources(tmp_path: Path, compress: Compress) -> None:
+    text = "(int32[2] x) => (int32[2] y) { y = Div(x, zero) }"
+    path = tmp_path / "model.onnx"
+    save_model(graphs.build(text, zero=np.zeros(2, np.int32)), path)
+    ended = compress("optimize", path, "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert ended.err.endswith("b_data[i] != T{0} was false. Integer division by zero\n")
+    assert "onnxruntime_src" not in ended.err

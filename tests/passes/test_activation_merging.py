@@ -7,6 +7,8 @@ from passes.activation_merging import ActivationMerging
 from passes.import_normalization import ImportNormalization
 from tests import graphs, laws
 
+BEYOND = np.array([[np.inf, -np.inf, 0.5, -3, 9]] * 4, np.float32)
+
 NUMBERS = {"zero": 0.0, "one": 1.0, "six": 6.0, "minus": -1.0}
 
 
@@ -49,3 +51,29 @@ def test_refused_with_a_reason(steps: tuple[str, ...], kind: str, reason: str) -
 def test_a_limit_that_others_read_stays() -> None:
     text = "(float[3] x) => (float[3] y, float[3] z) { a = Relu(x)  y = Min(a, six)  z = Neg(a) }"
     assert laws.left_by(ActivationMerging(), graphs.build(text, six=np.float32(6))) == ["Relu", "Min", "Neg"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "left"),
+    [
+        (("Max(@, minus)", "Max(@, one)"), "Max"),
+        (("Min(@, six)", "Min(@, one)"), "Min"),
+        (("Max(@, minus)", "Relu(@)"), "Relu"),
+        (("Clip(@, minus)", "Relu(@)"), "Clip"),
+        (('Clip(@, "", six)', "Min(@, one)"), "Clip"),
+    ],
+)
+def test_infinities_go_where_they_went(steps: tuple[str, ...], left: str) -> None:
+    """A Clip without a bound cuts them to the largest finite number; Relu, Max and Min do not."""
+    model = limited(*steps)
+    before = laws.run(model, {"x": BEYOND})
+    assert laws.left_by(ActivationMerging(), model) == [left]
+    np.testing.assert_array_equal(laws.run(model, {"x": BEYOND})["y"], before["y"])
+
+
+def test_before_opset_8_a_maximum_widens_nothing() -> None:
+    text = "(float[1] x) => (float[1] y) { a = Max(x, one)  y = Max(a, six) }"
+    model = graphs.build(text, 7, one=np.ones(1, np.float32), six=np.full(1, 6, np.float32))
+    ImportNormalization()(model)
+    (found,) = laws.reasons(ActivationMerging(), model)
+    assert "before opset 8" in found

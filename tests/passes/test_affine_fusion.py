@@ -43,3 +43,20 @@ def test_a_divisor_of_zero_is_refused() -> None:
 
 def test_a_number_divided_by_a_product_is_another_thing() -> None:
     assert laws.reasons(AffineFusion(), behind_conv("Div(k, c)", k=np.float32(2))) == []
+
+
+@pytest.mark.parametrize("operator", ["Mul(m, k)", "Add(m, k)"])
+def test_a_vector_times_a_matrix_is_no_matrix(operator: str) -> None:
+    text = f"(float[3] x) => (float[1,4] y) {{ m = MatMul(x, w)  y = {operator} }}"
+    model = graphs.build(text, w=graphs.normal(3, 4), k=graphs.normal(1, 4))
+    (found,) = laws.reasons(AffineFusion(), model)
+    assert "input is a vector" in found
+
+
+@pytest.mark.parametrize("operator", ["Div(m, k)", "Mul(m, k)"])
+def test_whole_numbers_are_left_alone(operator: str) -> None:
+    """7 / 2 is 3, and 7 (1 / 2) none; beyond 2^53 a product is no float64 either."""
+    text = f"(int64[2,3] x) => (int64[2,4] y) {{ m = MatMul(x, w)  y = {operator} }}"
+    model = graphs.build(text, w=np.full((3, 4), 2**55 + 1), k=np.array(3))
+    (found,) = laws.reasons(AffineFusion(), model)
+    assert "whole numbers of int64" in found

@@ -51,3 +51,9 @@ def test_products_of_more_axes_and_of_whole_numbers_are_no_candidates() -> None:
     text = "(int32[5,3] x) => (int32[5,4] y) { m = MatMul(x, w)  y = Add(m, c) }"
     ones = {"w": np.ones((3, 4), np.int32), "c": np.ones(4, np.int32)}
     assert laws.reasons(GemmFusion(), graphs.build(text, **ones)) == []
+
+
+def test_a_transpose_that_moves_nothing_turns_no_matrix() -> None:
+    """Two that undo each other are one by then, and it has not been dropped yet."""
+    text = "(float[4,4] x) => (float[4,3] y) { a = Transpose<perm = [0,1]>(x)  y = Gemm(a, w) }"
+    assert laws.left_by(GemmFusion(), graphs.build(text, w=graphs.normal(4, 3))) == ["Transpose", "Gemm"]

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
-from passes.import_normalization import ImportNormalization
+from passes.import_normalization import LAST_IR, LAST_OPSET, ImportNormalization, lower_versions
 from passes.noop_elimination import NoopElimination
 from tests import graphs, laws
 
@@ -78,3 +79,12 @@ def test_the_sizes_that_a_body_declares_are_not_believed() -> None:
     left = laws.run(NoopElimination()(normal(model)).model, feeds)
     laws.assert_same(expected, left)
     assert left["y"].shape == (2, 6)
+
+
+@pytest.mark.parametrize(("opset", "ir_version", "loads"), [(27, 14, True), (28, 14, False)])
+def test_versions_are_lowered_where_nothing_needs_them(opset: int, ir_version: int, loads: bool) -> None:
+    """Opset 28 has a Cast of its own."""
+    model = graphs.build("(float[2] x) => (float[2] y) { y = Cast<to = 1>(x) }", opset, ir_version)
+    assert lower_versions(model)
+    assert (model.opset_imports[""], model.ir_version) == (LAST_OPSET if loads else opset, LAST_IR)
+    assert lower_versions(model) is False

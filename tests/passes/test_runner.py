@@ -13,7 +13,9 @@ from passes import Refusal, run_passes
 from passes.batchnorm_fusion import BatchNormFusion
 from passes.dead_node_elimination import DeadNodeElimination
 from passes.dropout_removal import DropoutRemoval
+from passes.import_normalization import ImportNormalization
 from passes.local import LocalPass, Scope
+from passes.noop_elimination import NoopElimination
 from tests import graphs, laws
 
 
@@ -43,6 +45,10 @@ def rename(model: ir.Model) -> None:
 
 def retype(model: ir.Model) -> None:
     model.graph.outputs[0].dtype = ir.DataType.DOUBLE  # writes into a type object that `clone` shares
+
+
+def forget_type(model: ir.Model) -> None:
+    model.graph.outputs[0].type = None
 
 
 def drop_an_input(model: ir.Model) -> None:
@@ -259,3 +265,17 @@ def test_progress_is_the_callers() -> None:
 
     run_passes(graphs.dead_chain(), [DropoutRemoval(), DeadNodeElimination()], track=track)
     assert seen == [("passes", "DropoutRemoval"), ("passes", "DeadNodeElimination")]
+
+
+def test_a_type_that_the_file_leaves_unsaid_may_be_said() -> None:
+    model = graphs.build("(float[2] x) => (y) { a = Identity(x)  y = Neg(a) }")
+    assert model.graph.outputs[0].type is None
+    result, outcomes = run_passes(model, [ImportNormalization(), NoopElimination()])
+    assert not [outcome.rolled_back for outcome in outcomes if outcome.rolled_back]
+    assert [node.op_type for node in result.graph] == ["Neg"]
+
+
+def test_a_type_that_the_file_says_stays() -> None:
+    model = graphs.build("(float[2] x) => (float[2] y) { y = Neg(x) }")
+    _, (outcome,) = run_passes(model, [Wrong(forget_type)], rounds=1)
+    assert "the interface changed" in (outcome.rolled_back or "")

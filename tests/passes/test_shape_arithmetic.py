@@ -50,3 +50,11 @@ def test_names_that_two_inputs_share_prove_nothing() -> None:
     """A caller may pass 1 for the one and 3 for the other."""
     text = "(float[N] x, float[N] z) => (float[M] y) { s = Shape(z)  y = Expand(x, s) }"
     assert "Shape" in laws.left_by(ShapeArithmetic(), typed(text))
+
+
+def test_a_range_counts_to_a_number() -> None:
+    """ONNX Runtime takes a vector of one entry for it until it sees that it is one, as it does once all are known."""
+    text = "(int64[1] n) => (int64[A] y) { y = Range(zero, n, one) }"
+    model = typed(text, zero=np.array(0), one=np.array([1]))
+    assert laws.left_by(ShapeArithmetic(), model) == ["Reshape", "Range"]
+    assert [value.shape for value in model.graph[-1].inputs] == [()] * 3

@@ -6,7 +6,7 @@ import pytest
 
 from passes.dead_node_elimination import DeadNodeElimination
 from passes.transpose_cancelling import TransposeCancelling
-from tests import laws, moving_graphs
+from tests import graphs, laws, moving_graphs
 
 
 def cancelled(graph: str) -> tuple[ir.Model, TransposeCancelling]:
@@ -58,3 +58,9 @@ def test_a_constant_of_both_operands_is_stored_once() -> None:
     (weight,) = (one for one in model.graph.initializers.values() if one.uses())
     expected = moving_graphs.GRAPHS["between_entries"]().graph.initializers["by_entry"].const_value.numpy()
     np.testing.assert_array_equal(weight.const_value.numpy(), expected.transpose(0, 2, 3, 1))
+
+
+def test_a_constant_of_more_axes_between_them_makes_them_no_pair() -> None:
+    text = "(float[3,4] x) => (float[3,4,2] y) { t = Transpose(x)  a = Add(t, more)  y = Transpose(a) }"
+    model = graphs.build(text, more=graphs.normal(2, 4, 3))
+    assert laws.left_by(TransposeCancelling(), model) == ["Transpose", "Add", "Transpose"]
