@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +28,11 @@ from passes.linear import LINEAR
 from passes.local import become_identity
 from passes.nesting import every_node
 from passes.refusal import Refusal
+from passes.single_node import NUMBERS, alone, can_stand_alone, results
 
 Array = npt.NDArray[Any]
+Compute = Callable[[], Sequence[Array]]
+MOST_BYTES_RUN = 1 << 28  # that a run is given: they are copied into its model
 WEIGHTED = {*LINEAR, "BatchNormalization"}  # of which every input but the first may be a weight
 
 
@@ -45,18 +49,21 @@ class ConstantFolding(Edits, ir.passes.InPlacePass):
     short: written out, a BatchNormalization can go into it. The runtime does the same when it loads.
     A larger result can else only come from a weight that goes. It takes over that weight's name where it has as many
     entries, and it is computed when it is read, so that folding never holds the weights in memory.
+    `run`: what a model without inputs gives, for operators that the table has no row for; None: they stay.
     Bodies of functions are left alone; inline them first.
     """
 
     max_bytes_grown: int = 1024
     max_bytes_of_weight: int = 1 << 26
+    run: Callable[[ir.Model], Sequence[Array]] | None = None
     refusals: list[Refusal] = field(default_factory=list, init=False)
+    opset: int = field(default=1, init=False)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         if model.ir_version < FIRST_IR_WITH_PRIVATE_INITIALIZERS:
             self.refusals = [Refusal(model.graph.name or "", "Graph", IR_TOO_OLD)]
             return ir.passes.PassResult(model, modified=False)
-        self.edited = []
+        self.edited, self.opset = [], model.opset_imports.get("", 1)
         while self._sweep(model):  # a fold may free what an earlier node was refused for
             pass
         return ir.passes.PassResult(model, bool(self.edited))
@@ -66,54 +73,100 @@ class ConstantFolding(Edits, ir.passes.InPlacePass):
         return any([self._fold(node, model.graph) for node in list(every_node(model.graph))])
 
     def _fold(self, node: ir.Node, root: ir.Graph) -> bool:
-        compute = _computation(node)
+        compute = self._computation(node)
         if compute is None or not self.may_edit:
             return False
         try:
-            result = compute()
+            found = compute()
         except (TypeError, ValueError, IndexError, ArithmeticError) as error:
             return self._refuse(node, f"cannot be evaluated: {error}")
-        reason = self._why_it_stays(node, result)
+        reason = self._why_it_stays(node, found)
         if reason:
             return self._refuse(node, reason)
-        name, large = named(node), result.nbytes > self.max_bytes_grown
-        _replace(node, _lazy_tensor(compute, result) if large else _tensor(result), root, inherit_name=large)
+        name, large = named(node), sum(one.nbytes for one in found) > self.max_bytes_grown
+        tensors = [_lazy_tensor(compute, place, one) if large else _tensor(one) for place, one in enumerate(found)]
+        _replace(node, tensors, root, inherit_name=large)
         return self.edit(name)
+
+    def _computation(self, node: ir.Node) -> Compute | None:
+        """What gives the results that somebody reads, bound to tensors and not to the graph; None: only a run can tell.
+
+        By the table; by the runtime where that has no row, or leaves these inputs to it.
+        """
+        if not results(node):
+            return None
+        read = _stand_in if node.op_type in SHAPE_ONLY else constant
+        tensors = [read(value) for value in node.inputs]
+        for value, tensor in zip(node.inputs, tensors, strict=True):
+            if value is not None and (tensor is None or tensor.dtype == ir.DataType.STRING):
+                return None
+        by_table = _by_table(node, tensors)
+        if self.run is None or not _is_for_the_runtime(node, tensors):
+            return by_table
+        by_run = functools.partial(_run, self.run, node, tensors, self.opset)
+        return by_run if by_table is None else functools.partial(_first_that_tells, by_table, by_run)
 
     def _refuse(self, node: ir.Node, reason: str) -> bool:
         self.refusals.append(Refusal.of(node, reason))
         return False
 
-    def _why_it_stays(self, node: ir.Node, result: Array) -> str | None:
-        dtype, declared = ir.DataType.from_numpy(result.dtype), node.outputs[0].dtype
-        if declared not in (None, dtype):
-            return f"evaluates to {dtype}, and the model declares {declared}"
-        nbytes = math.ceil(result.size * dtype.itemsize)
+    def _why_it_stays(self, node: ir.Node, found: Sequence[Array]) -> str | None:
+        nbytes = 0
+        for value, result in zip(results(node), found, strict=True):
+            dtype = ir.DataType.from_numpy(result.dtype)
+            if value.dtype not in (None, dtype):
+                return f"evaluates to {dtype}, and the model declares {value.dtype}"
+            nbytes += math.ceil(result.size * dtype.itemsize)
         if nbytes > self.max_bytes_grown:  # else there is nothing to count
-            grown = nbytes - sum(_credit(value, tensor) for value, tensor in _constants(node).items())
+            grown = nbytes - sum(self._credit(value, tensor) for value, tensor in _constants(node).items())
             allowed = self.max_bytes_of_weight if _is_weight(node) else self.max_bytes_grown
             if grown > allowed:
                 return f"the model would grow by {grown} bytes, more than the {allowed} allowed"
-        if not is_finite(ir.Tensor(result)) and all(map(is_finite, _constants(node).values())):
+        finite = all(is_finite(ir.Tensor(result)) for result in found)
+        if not finite and all(map(is_finite, _constants(node).values())):
             return "the result is not finite, though all of its inputs are"
         return None
 
+    def _credit(self, value: ir.Value, tensor: ir.TensorProtocol) -> int:
+        """The bytes that go with one reader of a constant: its share, where all readers can be folded, else none.
 
-def _computation(node: ir.Node) -> Callable[[], Array] | None:
-    """What gives the node's result, bound to tensors and not to the graph; None where only a run can tell."""
+        The gates of an LSTM are slices of one weight; each alone would be a copy, and together they replace it.
+        """
+        readers = value.consumers()
+        if value.is_graph_output() or any(self._computation(reader) is None for reader in readers):
+            return 0
+        return tensor.nbytes // len(readers)
+
+
+def _is_for_the_runtime(node: ir.Node, tensors: Sequence[ir.TensorProtocol | None]) -> bool:
+    given = [tensor for tensor in tensors if tensor is not None]
+    numbers = all(tensor.dtype in NUMBERS for tensor in given)
+    return bool(given) and numbers and sum(one.nbytes for one in given) <= MOST_BYTES_RUN and can_stand_alone(node)
+
+
+def _run(
+    run: Callable[[ir.Model], Sequence[Array]], node: ir.Node, tensors: Sequence[ir.TensorProtocol | None], opset: int
+) -> Sequence[Array]:
+    return run(alone(node, tensors, opset))
+
+
+def _by_table(node: ir.Node, tensors: list[ir.TensorProtocol | None]) -> Compute | None:
     if node.domain != "" or node.op_type not in EVALUATE or len(node.outputs) != 1:
         return None
-    read = _stand_in if node.op_type in SHAPE_ONLY else constant
-    tensors = [read(value) for value in node.inputs]
-    for value, tensor in zip(node.inputs, tensors, strict=True):
-        if value is not None and (tensor is None or tensor.dtype == ir.DataType.STRING):
-            return None
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     return functools.partial(_compute, node.op_type, tensors, attributes)
 
 
-def _compute(op_type: str, tensors: list[ir.TensorProtocol | None], attributes: dict[str, Any]) -> Array:
-    return evaluate(op_type, [None if tensor is None else tensor.numpy() for tensor in tensors], attributes)
+def _compute(op_type: str, tensors: list[ir.TensorProtocol | None], attributes: dict[str, Any]) -> list[Array]:
+    return [evaluate(op_type, [None if tensor is None else tensor.numpy() for tensor in tensors], attributes)]
+
+
+def _first_that_tells(by_table: Compute, by_run: Compute) -> Sequence[Array]:
+    """A TypeError says that the table does not know this form of the operator."""
+    try:
+        return by_table()
+    except TypeError:
+        return by_run()
 
 
 def _stand_in(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -129,17 +182,6 @@ def _is_weight(node: ir.Node) -> bool:
     return bool(uses) and all(reader.op_type in WEIGHTED and reader.domain == "" and place for reader, place in uses)
 
 
-def _credit(value: ir.Value, tensor: ir.TensorProtocol) -> int:
-    """The bytes that go with one reader of a constant: its share, where all readers can be folded, else none.
-
-    The gates of an LSTM are slices of one weight; each alone would be a copy, and together they replace it.
-    """
-    readers = value.consumers()
-    if value.is_graph_output() or any(_computation(reader) is None for reader in readers):
-        return 0
-    return tensor.nbytes // len(readers)
-
-
 def _constants(node: ir.Node) -> dict[ir.Value, ir.TensorProtocol]:
     """The constants a node reads, each once."""
     found = ((value, constant(value)) for value in node.inputs)
@@ -150,25 +192,28 @@ def _tensor(result: Array) -> ir.TensorProtocol:
     return ir.Tensor(np.array(result, order="C"))  # a copy: the result may be a view of a weight
 
 
-def _lazy_tensor(compute: Callable[[], Array], result: Array) -> ir.TensorProtocol:
+def _lazy_tensor(compute: Compute, place: int, result: Array) -> ir.TensorProtocol:
     dtype = ir.DataType.from_numpy(result.dtype)
-    return ir.LazyTensor(lambda: _tensor(compute()), dtype, ir.Shape(result.shape))
+    return ir.LazyTensor(lambda: _tensor(compute()[place]), dtype, ir.Shape(result.shape))
 
 
-def _replace(node: ir.Node, tensor: ir.TensorProtocol, root: ir.Graph, inherit_name: bool) -> None:
-    """Put `tensor` where the node's output was read; the node goes, and so do the constants that only it read."""
-    graph, output, constants = node.graph, node.outputs[0], _constants(node)
+def _replace(node: ir.Node, tensors: Sequence[ir.TensorProtocol], root: ir.Graph, inherit_name: bool) -> None:
+    """Put each tensor where a result was read; the node goes, and so do the constants that only it read."""
+    graph, outputs, constants = node.graph, results(node), _constants(node)
     assert graph is not None, "the traversal yields nodes of a graph"
-    if output.is_graph_output():  # an initializer cannot bear its name here; see constant_outputs.py
+    if any(output.is_graph_output() for output in outputs):  # an initializer cannot bear its name; constant_outputs.py
+        (output,), (tensor,) = outputs, tensors
         become_identity(node, add_initializer(graph, fresh_name(root, f"{output.name}_folded"), tensor))
         return
-    weights = [v for v, old in constants.items() if v.is_initializer() and v.graph is graph and old.size == tensor.size]
-    readers = output.uses()
-    for reader, index in readers:
+    readers = [output.uses() for output in outputs]
+    for reader, index in itertools.chain(*readers):
         reader.replace_input_with(index, None)
     graph.remove(node, safe=True)
+    weights = [value for value in constants if value.is_initializer() and value.graph is graph]
     gone = {value for value in constants if release(value)}
-    name = next((weight.name for weight in weights if inherit_name and weight in gone), output.name)
-    folded = add_initializer(graph, name or "", tensor)
-    for reader, index in readers:
-        reader.replace_input_with(index, folded)
+    heirs = [weight for weight in weights if weight in gone and inherit_name and len(outputs) == 1]
+    for output, tensor, uses in zip(outputs, tensors, readers, strict=True):
+        name = next((heir.name for heir in heirs if constants[heir].size == tensor.size), output.name)
+        folded = add_initializer(graph, name or "", tensor)
+        for reader, index in uses:
+            reader.replace_input_with(index, folded)

@@ -4,7 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from compressor import session
 from passes.constant_folding import ConstantFolding
+from passes.import_normalization import ImportNormalization
 from tests import graphs, laws, moving_graphs
 
 
@@ -117,3 +119,66 @@ def test_weights_written_short_are_written_out() -> None:
     assert [node.op_type for node in model.graph] == ["Conv", "BatchNormalization", "ConstantOfShape", "Mul"]
     assert [refusal.op_type for refusal in graph_pass.refusals] == ["ConstantOfShape"]
     assert not ConstantFolding(max_bytes_of_weight=0)(moving_graphs.weights_written_short()).modified
+
+
+def by_runtime(nodes: str, **weights: np.ndarray) -> tuple[list[str], ConstantFolding]:
+    """What is left of nodes that give `k`, read by the sum that the graph gives."""
+    model = graphs.build(f"(float[3] x) => (float[3] y) {{ {nodes}  y = Add(x, k) }}", **weights)
+    ImportNormalization()(model)
+    graph_pass = ConstantFolding(run=session.compute)
+    return laws.left_by(graph_pass, model), graph_pass
+
+
+THREE = np.array([0.5, -2, 3], np.float32)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "k = Sigmoid(a)",
+        "h = Tanh(a)  s = Softmax(h)  k = MatMul(s, m)",
+        "k = ReduceL2<axes = [0], keepdims = 0>(m)",
+        "p, q = Split(c, sizes)  k = Add(p, q)",
+        "k, i = TopK(c, three)",
+        "k = Range(zero, end, step)",
+    ],
+)
+def test_the_runtime_computes_what_the_table_has_no_row_for(nodes: str) -> None:
+    weights = {"a": THREE, "m": np.outer(THREE, THREE), "c": np.concatenate([THREE, THREE])}
+    weights |= {"sizes": np.array([3, 3]), "three": np.array([3])}
+    numbers = {"zero": np.float32(0), "end": np.float32(0.29), "step": np.float32(0.1)}
+    left, graph_pass = by_runtime(nodes, **weights, **numbers)
+    assert left == ["Add"]
+    assert graph_pass.refusals == []
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "k = RandomNormalLike(a)",
+        "k = DequantizeLinear(codes, scale)",
+        "q, s, z = DynamicQuantizeLinear(a)  k = DequantizeLinear(q, s, z)",
+        "k, mask = Dropout(a, half, yes)",
+    ],
+)
+def test_what_draws_or_stores_a_quantized_weight_is_not_for_the_runtime(nodes: str) -> None:
+    weights = {"a": THREE, "codes": np.array([1, 2, 3], np.int8), "scale": np.float32(0.5)}
+    model = graphs.build(
+        f"(float[3] x) => (float[3] y) {{ {nodes}  y = Add(x, k) }}",
+        **weights,
+        half=np.float32(0.5),
+        yes=np.array(True),
+    )
+    ImportNormalization()(model)
+    assert not ConstantFolding(run=session.compute)(model).modified
+
+
+def test_what_the_runtime_refuses_stays() -> None:
+    def refuse(alone: ir.Model) -> list[np.ndarray]:
+        raise ValueError(f"no kernel for {alone.graph[0].op_type}")
+
+    model = graphs.build("(float[3] x) => (float[3] y) { k = Sigmoid(a)  y = Add(x, k) }", a=THREE)
+    ImportNormalization()(model)
+    graph_pass = ConstantFolding(run=refuse)
+    assert not graph_pass(model).modified
+    assert graph_pass.refusals[0].reason == "cannot be evaluated: no kernel for Sigmoid"
