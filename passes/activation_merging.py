@@ -50,12 +50,13 @@ class ActivationMerging(LocalPass):
         inner = _limits(first, scope)
         if inner is None or inner[0] is None:
             return False
-        if middle.dtype not in FLOATS:
-            raise Refused(f"there is no Clip of {middle.dtype} on every provider")
         limits = Limits(outer[1].of(inner[1].low), outer[1].of(inner[1].high))
+        kind = "Clip" if node.op_type == first.op_type == "Clip" else _operator(limits)
+        if middle.dtype not in FLOATS and kind not in (node.op_type, first.op_type):
+            raise Refused(f"there is no {kind} of {middle.dtype} on every provider")
         if not limits.low < limits.high:
             raise Refused(f"{inner[1]} and {outer[1]} leave no interval")
-        _become(node, inner[0], limits, scope)
+        _become(node, kind, inner[0], limits, scope)
         return True
 
 
@@ -116,9 +117,7 @@ def _operator(limits: Limits) -> str:
     return "Max" if np.isfinite(limits.low) else "Min"
 
 
-def _become(node: ir.Node, value: ir.Value, limits: Limits, scope: Scope) -> None:
-    """The operator that has these limits and no others."""
-    kind = _operator(limits)
+def _become(node: ir.Node, kind: str, value: ir.Value, limits: Limits, scope: Scope) -> None:
     require(
         kind not in ("Max", "Min") or scope.opset >= FIRST_THAT_BROADCAST, f"before opset 8 a {kind} widens nothing"
     )

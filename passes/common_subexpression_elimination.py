@@ -5,11 +5,13 @@ a = Exp(x); b = Exp(x); y = Add(a, b)     ->     a = Exp(x); y = Add(a, a)
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import ChainMap
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+import onnx
 import onnx_ir as ir
 
 from passes.edits import Edits, named
@@ -29,6 +31,8 @@ Table = ChainMap[Hashable, ir.Node]
 class CommonSubexpressionElimination(Edits, ir.passes.InPlacePass):
     """Merge nodes of the same operator, attributes and inputs; a node in a branch with one before the branch.
 
+    An attribute that says what its operator does anyway is none.
+
     Standard operators only: of others nobody knows whether they draw or count. Nodes that hold graphs stay. Where the
     second result is a graph output too, it becomes an Identity of the first.
     """
@@ -45,13 +49,13 @@ class CommonSubexpressionElimination(Edits, ir.passes.InPlacePass):
             inner = list(subgraphs(node))
             for subgraph in inner:
                 self._sweep(subgraph, seen.new_child(), scope)
-            key, name = None if inner else _key(node), named(node)
+            key, name = None if inner else _key(node, scope.opset), named(node)
             first = node if key is None else seen.setdefault(key, node)
             if first is not node and self.may_edit and _merge(node, first, scope):
                 self.edit(name)
 
 
-def _key(node: ir.Node) -> Hashable | None:
+def _key(node: ir.Node, opset: int) -> Hashable | None:
     if node.domain != "" or node.op_type in NEVER or not node.outputs:
         return None
     attributes = []
@@ -59,7 +63,20 @@ def _key(node: ir.Node) -> Hashable | None:
         if attribute.is_ref():
             return None
         attributes.append((name, attribute.type, _value(attribute)))
-    return (node.op_type, tuple(map(id, node.inputs)), tuple(attributes))
+    said = [one for one in attributes if one not in _defaults(node.op_type, opset)]
+    return (node.op_type, tuple(map(id, node.inputs)), tuple(said))
+
+
+@functools.cache
+def _defaults(op_type: str, opset: int) -> frozenset[Hashable]:
+    """What an operator does where an attribute says nothing else."""
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return frozenset()
+    given = [one.default_value for one in schema.attributes.values() if one.default_value.type]
+    attributes = [ir.serde.deserialize_attribute(one) for one in given]
+    return frozenset((one.name, one.type, _value(one)) for one in attributes)
 
 
 def _value(attribute: ir.Attr) -> Hashable:

@@ -152,6 +152,16 @@ def _undone(node: ir.Node, scope: Scope) -> ir.Value | None:
     return inner.inputs[0] if inner is not None else None
 
 
+def _chosen(node: ir.Node, scope: Scope) -> ir.Value | None:
+    """The entry at a known place of a sequence that is made here."""
+    del scope
+    made, place = producer_of(node.inputs[0], "SequenceConstruct"), constant(node.inputs[1])
+    if made is None or place is None:
+        return None
+    at = int(place.numpy().reshape(-1)[0])
+    return made.inputs[at] if -len(made.inputs) <= at < len(made.inputs) else None
+
+
 RULES: dict[str, Rule] = {
     "Identity": _always,
     **dict.fromkeys(("Cast", "CastLike"), _same_type),
@@ -168,6 +178,7 @@ RULES: dict[str, Rule] = {
     "Or": _neutral(False, either_side=True),
     "Pad": _unpadded,
     "Pow": _neutral(1, either_side=False),
+    "SequenceAt": _chosen,
     "Slice": _uncut,
     "Sub": _neutral(0, either_side=False),
     "Tile": _once,

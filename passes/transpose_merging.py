@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.local import LocalPass, Refused, Scope, producer_of, sole_reader
+from passes.local import LocalPass, Refused, Scope, hand_over, producer_of, sole_reader
 from passes.shape_arithmetic import express
 
 # One input and one output, entry by entry; a Clip's bounds are scalars.
@@ -124,18 +124,15 @@ def _push_through_pair(node: ir.Node, scope: Scope) -> bool:
     if orders[0] is None or orders[0] != orders[1]:
         raise Refused(f"its operands are transposed differently: {orders[0]} and {orders[1]}")
     values = [one for one in node.inputs if one is not None]
-    if values[0] is values[1] or not all(sole_reader(one) for one in values) or node.outputs[0].is_graph_output():
+    if values[0] is values[1] or not all(sole_reader(one) for one in values):
         return False
     for place, one in enumerate(transposes):
         assert one is not None  # held above
         node.replace_input_with(place, one.inputs[0])
     result = node.outputs[0]
-    readers = list(result.uses())
-    behind = ir.node("Transpose", [result], {"perm": orders[0]})
-    moved = behind.outputs[0]
-    moved.name, moved.type, moved.shape = scope.names.fresh(f"{result.name}_transposed"), result.type, result.shape
-    result.shape = None
+    behind = ir.node("Transpose", [None], {"perm": orders[0]})
     node.append(behind)
-    for reader, place in readers:
-        reader.replace_input_with(place, moved)
+    hand_over(result, behind.outputs[0])
+    result.name, result.shape = scope.names.fresh(f"{result.name}_before"), None
+    behind.replace_input_with(0, result)
     return True

@@ -77,3 +77,15 @@ def test_before_opset_8_a_maximum_widens_nothing() -> None:
     ImportNormalization()(model)
     (found,) = laws.reasons(ActivationMerging(), model)
     assert "before opset 8" in found
+
+
+@pytest.mark.parametrize(
+    ("steps", "left"),
+    [
+        (("Clip(@, zero)", 'Clip(@, "", six)'), "Clip"),
+        (("Max(@, zero)", "Max(@, one)"), "Max"),
+        (("Min(@, six)", "Min(@, one)"), "Min"),
+    ],
+)
+def test_whole_numbers_keep_the_operator_that_they_had(steps: tuple[str, ...], left: str) -> None:
+    assert laws.left_by(ActivationMerging(), limited(*steps, kind="int64")) == [left]

@@ -16,6 +16,7 @@ TWICE = "(float[2,3] x) => (float[2,3] y) {{ a = {0}  b = {1}  y = Add(a, b) }}"
         ("Softmax<axis = 1>(x)", "Softmax<axis = 1>(x)", ["Softmax", "Add"]),
         ("Softmax<axis = 1>(x)", "Softmax<axis = 0>(x)", ["Softmax", "Softmax", "Add"]),
         ("LeakyRelu<alpha = 0.0>(x)", "LeakyRelu<alpha = -0.0>(x)", ["LeakyRelu", "LeakyRelu", "Add"]),
+        ("Softmax(x)", "Softmax<axis = -1>(x)", ["Softmax", "Add"]),
         ("Sub(x, k)", "Sub(k, x)", ["Sub", "Sub", "Add"]),
     ],
 )

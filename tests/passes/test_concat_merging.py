@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -41,3 +42,20 @@ def test_another_axis_is_another_thing() -> None:
         a = Concat<axis = 1>(x, z)  y = Concat<axis = 0>(a, k)
     }"""
     assert laws.reasons(ConcatMerging(), graphs.build(text)) == []
+
+
+def test_a_piece_of_nothing_goes() -> None:
+    text = "(float[N,3] x) => (float[A,3] y) { y = Concat<axis = -2>(none, x, none) }"
+    model = graphs.build(text, none=np.zeros((0, 3), np.float32))
+    assert laws.left_by(ConcatMerging(), model) == ["Concat"]
+    assert [value.name for value in model.graph[0].inputs] == ["x"]
+
+
+@pytest.mark.parametrize(("x", "shape"), [("N,0", (2, 0)), ("0,3", (0, 3))])
+def test_what_makes_the_result_longer_or_is_all_of_it_stays(x: str, shape: tuple[int, ...]) -> None:
+    """[2, 0] has no entries and adds two rows of none; a Concat of nothing needs a piece to know its shape by."""
+    operands = "x, none" if shape[0] else "none, none"
+    text = f"(float[{x}] x) => (float[A,B] y) {{ y = Concat<axis = 0>({operands}) }}"
+    model = graphs.build(text, none=np.zeros(shape, np.float32))
+    laws.left_by(ConcatMerging(), model)
+    assert len(model.graph[0].inputs) == 2

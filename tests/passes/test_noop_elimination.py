@@ -65,3 +65,13 @@ def test_a_free_size_may_be_another(node: str) -> None:
     """[2, 3] is the shape at one call."""
     text = f"(float[N,3] x) => (float[A,B] y) {{ a = Neg(x)  b = {node}  y = Exp(b) }}"
     assert len(laws.left_by(NoopElimination(), typed(text, k=np.array([2, 3])))) == 3
+
+
+@pytest.mark.parametrize(("place", "left"), [(1, ["Neg", "Exp"]), (-1, ["Neg", "Exp"]), (2, None)])
+def test_an_entry_of_a_sequence_made_here_is_that_value(place: int, left: list[str] | None) -> None:
+    text = "(float[3] x) => (float[3] y) { a = Neg(x)  s = SequenceConstruct(x, a)  b = SequenceAt(s, k)  y = Exp(b) }"
+    model = typed(text, k=np.array(place))
+    if left is None:
+        assert not NoopElimination()(model).modified
+    else:
+        assert laws.left_by(NoopElimination(), model) == left

@@ -45,3 +45,12 @@ def test_operands_transposed_differently_are_refused() -> None:
     graph_pass = TransposeMerging()
     graph_pass(graphs.build(text))
     assert any("transposed differently" in refusal.reason for refusal in graph_pass.refusals)
+
+
+def test_one_behind_a_pair_takes_the_name_of_an_output() -> None:
+    text = """(float[2,1,4] x, float[1,3,4] z) => (float[4,3,2] y) {
+        a = Transpose<perm = [2,1,0]>(x)  b = Transpose<perm = [2,1,0]>(z)  y = Sub(a, b)
+    }"""
+    model = graphs.build(text)
+    assert merged(model) == ["Sub", "Transpose"]
+    laws.assert_same(laws.run(graphs.build(text)), laws.run(model))
