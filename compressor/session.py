@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from compressor import scratch
 from compressor.errors import MachineError, RequestError
+from compressor.reading import embed_attributes, external_tensors, read
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -134,15 +135,13 @@ def load_model(path: Path) -> ir.Model:
     if not path.is_file():
         raise RequestError(f"{path}: no such file")
     try:
-        model = ir.load(path)
+        model = read(path)
     except Exception as error:  # protobuf and onnx_ir raise what they like on bytes that are no model
         raise RequestError(f"{path}: not a readable ONNX model ({' '.join(str(error).split())[:200]})") from error
     if not model.graph.outputs:  # an empty file is a valid protobuf
         raise RequestError(f"{path}: not a readable ONNX model (its graph has no output)")
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                _check_external(value.const_value, path)
+    for tensor in external_tensors(model):
+        _check_external(tensor, path)
     return model
 
 
@@ -154,32 +153,32 @@ def save_model(model: ir.Model, path: Path) -> None:
 def graph_nbytes(path: Path) -> int:
     """Bytes of a graph and its external data."""
     folder = path.parent
-    parts = {path, *(folder / str(one.location) for one in _external_tensors(load_model(path)))}
+    parts = {path, *(folder / str(one.location) for one in external_tensors(load_model(path)))}
     return sum(part.stat().st_size for part in parts)
 
 
 def external_files(model: ir.Model) -> set[str]:
     """Locations of a graph's external data, relative to its folder."""
-    return {str(one.location) for one in _external_tensors(model)}
-
-
-def _external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
-    values = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
-    return [one for one in values if isinstance(one, ir.ExternalTensor)]
+    return {str(one.location) for one in external_tensors(model)}
 
 
 def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
     """Refuse data that lies outside the model's folder, or does not lie there at all."""
     folder, location = path.parent.resolve(), str(tensor.location)
-    target = (folder / location).resolve()
+    try:
+        target = (folder / location).resolve()
+        size = target.stat().st_size if target.is_file() else None
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"{path}: tensor '{tensor.name}' names no file that there can be ({_reason(error)})"
+        ) from None
     if Path(location).is_absolute() or ".." in Path(location).parts or not target.is_relative_to(folder):
         raise RequestError(
             f"{path}: tensor '{tensor.name}' points outside the model's folder ({location}); refused. "
             "Move the data beside the model and correct its location"
         )
-    if not target.is_file():
+    if size is None:
         raise RequestError(f"{path}: its data file {location} is missing; put it beside the model")
-    size = target.stat().st_size
     if (tensor.offset or 0) + (tensor.length or tensor.nbytes) > size:
         raise RequestError(f"{path}: its data file {location} is too short for tensor '{tensor.name}'; copy it again")
 
@@ -210,7 +209,8 @@ def _given(
     if isinstance(model, Path):
         yield str(model), {}
         return
-    external = _external_tensors(model)
+    embed_attributes(model)
+    external = external_tensors(model)
     folders = {Path(os.path.abspath(one.base_dir)) for one in external}
     if len(folders) > 1:
         raise RequestError(f"graph '{model.graph.name}' takes its weights from several folders: {sorted(folders)}")

@@ -1,0 +1,87 @@
+"""A file -> a graph, with what onnx_ir leaves out: sparse weights, and the data of attributes that lies in other files.
+
+Whose data is not where it may be is refused by whoever asks for the graph; see session.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import external_data
+
+MOST_ENTRIES = 1 << 28  # of a sparse weight, once the zeros are written too
+
+
+def read(path: Path) -> ir.Model:
+    """Tensors that lie in other files stay there, mapped. Raises: whatever protobuf, onnx and onnx_ir do."""
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    for graph in _graphs(proto.graph):
+        for sparse in graph.sparse_initializer:
+            graph.initializer.append(_dense(sparse))
+        del graph.sparse_initializer[:]
+    model: ir.Model = ir.from_proto(proto)
+    for root in _roots(model):
+        external_data.set_base_dir(root, path.parent)
+    return model
+
+
+def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
+    """Weights and attributes whose data lies in other files."""
+    weights = (value.const_value for graph in _all_graphs(model) for value in graph.initializers.values())
+    attributes = (attribute.value for _, _, attribute in _tensor_attributes(model))
+    return [one for one in (*weights, *attributes) if isinstance(one, ir.ExternalTensor)]
+
+
+def embed_attributes(model: ir.Model) -> None:
+    """Take the data of attributes into memory: a runtime that is given a graph in bytes finds none of it."""
+    for node, name, attribute in list(_tensor_attributes(model)):
+        tensor = attribute.value
+        if isinstance(tensor, ir.ExternalTensor):
+            node.attributes[name] = ir.AttrTensor(name, ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name))
+
+
+def _tensor_attributes(model: ir.Model) -> Iterator[tuple[ir.Node, str, ir.Attr]]:
+    for node in (node for graph in _all_graphs(model) for node in graph):
+        for name, attribute in node.attributes.data.items():
+            if attribute.type == ir.AttributeType.TENSOR:
+                yield node, name, attribute
+
+
+def _roots(model: ir.Model) -> list[ir.Graph]:
+    """The main graph and the bodies of functions."""
+    return [model.graph, *(function.graph for function in model.functions.values())]
+
+
+def _all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    for root in _roots(model):
+        yield from (root, *root.subgraphs())
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _dense(sparse: Any) -> Any:
+    """The same weight with its zeros; places are counted in order, or one number an axis."""
+    from onnx import numpy_helper
+
+    shape = tuple(sparse.dims)
+    if any(one.data_location for one in (sparse.values, sparse.indices)):
+        raise ValueError(f"the sparse weight '{sparse.values.name}' lies in another file")
+    if math.prod(shape) > MOST_ENTRIES:
+        raise ValueError(f"the sparse weight '{sparse.values.name}' has {math.prod(shape)} entries")
+    values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(math.prod(shape), values.dtype)
+    dense[np.ravel_multi_index(tuple(places.T), shape) if places.ndim == 2 else places] = values
+    return numpy_helper.from_array(dense.reshape(shape), sparse.values.name)
