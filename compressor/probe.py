@@ -8,6 +8,7 @@ any other    standard normal and 0 or 1; at the first sizes of a list at which t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -48,6 +49,11 @@ class Probe:
     known: tuple[ir.Model, Outputs] | None = field(default=None, repr=False)  # answers that were seen already
     one_size: bool = False  # of a graph with free axes that runs at no second size of ours
 
+    def shaken(self, seed: int) -> Probe:
+        """The same calls with floats that are rounded another way, up or down by half a digit."""
+        rng = np.random.default_rng(seed)
+        return dataclasses.replace(self, calls=tuple(_shake(feeds, rng) for feeds in self.calls), known=None)
+
     def __call__(self, model: ir.Model) -> Outputs:
         """Outputs by name and call; of a decoder, what it promises."""
         if self.known and self.known[0] is model:
@@ -86,6 +92,16 @@ def _open(model: ir.Model) -> ort.InferenceSession:
     weights = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
     small = sum(tensor.nbytes for tensor in weights if tensor is not None) < SHARED_OUT
     return open_session(model, "exact", lean=True, spinning=False, threads=1 if small else 0)
+
+
+def _shake(feeds: Feeds, rng: np.random.Generator) -> Feeds:
+    def other(array: NDArray[Any]) -> NDArray[Any]:
+        if array.dtype.kind != "f":
+            return array
+        digit = float(np.finfo(array.dtype).eps) / 2
+        return np.asarray(array * (1 + rng.choice([-digit, digit], array.shape)), array.dtype)
+
+    return {name: other(array) for name, array in feeds.items()}
 
 
 def _arrays(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.generic]]]:

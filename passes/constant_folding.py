@@ -103,7 +103,8 @@ class ConstantFolding(Edits, ir.passes.InPlacePass):
         by_table = _by_table(node, tensors)
         if self.run is None or not _is_for_the_runtime(node, tensors):
             return by_table
-        by_run = functools.partial(_run, self.run, node, tensors, self.opset)
+        wanted = [node.outputs.index(value) for value in results(node)]  # a node that was folded has readers no more
+        by_run = functools.partial(_run, self.run, node, tensors, wanted, self.opset)
         return by_run if by_table is None else functools.partial(_first_that_tells, by_table, by_run)
 
     def _refuse(self, node: ir.Node, reason: str) -> bool:
@@ -145,9 +146,13 @@ def _is_for_the_runtime(node: ir.Node, tensors: Sequence[ir.TensorProtocol | Non
 
 
 def _run(
-    run: Callable[[ir.Model], Sequence[Array]], node: ir.Node, tensors: Sequence[ir.TensorProtocol | None], opset: int
+    run: Callable[[ir.Model], Sequence[Array]],
+    node: ir.Node,
+    tensors: Sequence[ir.TensorProtocol | None],
+    read: Sequence[int],
+    opset: int,
 ) -> Sequence[Array]:
-    return run(alone(node, tensors, opset))
+    return run(alone(node, tensors, read, opset))
 
 
 def _by_table(node: ir.Node, tensors: list[ir.TensorProtocol | None]) -> Compute | None:

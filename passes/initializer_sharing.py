@@ -30,7 +30,8 @@ Key = tuple[ir.DataType, tuple[int, ...]]
 class InitializerSharing(Edits, ir.passes.InPlacePass):
     """Same type, same shape, same bytes (0.0 and -0.0 differ); the one that stands first stays.
 
-    Weights that are graph inputs or outputs have names that others rely on, and stay. Weights are compared where they
+    Weights that are graph inputs or outputs have names that others rely on, and stay, and so does what a
+    BatchNormalization that trains writes to. Weights are compared where they
     lie; those of one shape are told apart by a sample, so that a large file is not read for nothing.
     """
 
@@ -46,7 +47,13 @@ class InitializerSharing(Edits, ir.passes.InPlacePass):
 
 def _private(graph: ir.Graph) -> list[ir.Value]:
     values = graph.initializers.values()
-    return [v for v in values if v.const_value is not None and not (v.is_graph_input() or v.is_graph_output())]
+    owned = (v for v in values if v.const_value is not None and not (v.is_graph_input() or v.is_graph_output()))
+    return [value for value in owned if not any(_is_written(*use) for use in value.uses())]
+
+
+def _is_written(reader: ir.Node, place: int) -> bool:
+    """Mean and variance of a BatchNormalization that trains: ONNX Runtime moves them where they lie."""
+    return (reader.op_type, reader.domain) == ("BatchNormalization", "") and place > 2 and len(reader.outputs) > 1
 
 
 def _share(weights: Iterable[ir.Value], edits: Edits) -> None:

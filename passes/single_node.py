@@ -51,15 +51,14 @@ def can_stand_alone(node: ir.Node) -> bool:
     return entries <= MANY_ENTRIES
 
 
-def alone(node: ir.Node, tensors: Sequence[ir.TensorProtocol | None], opset: int) -> ir.Model:
-    """Its outputs are those that somebody reads, in their order."""
+def alone(node: ir.Node, tensors: Sequence[ir.TensorProtocol | None], read: Sequence[int], opset: int) -> ir.Model:
+    """The node on these inputs; `read`: which of its outputs are wanted."""
     inputs = [None if one is None else _initializer(f"i{place}", one) for place, one in enumerate(tensors)]
     attributes = list(node.attributes.values())
     twin = ir.Node("", node.op_type, inputs, attributes, num_outputs=len(node.outputs))
     for place, value in enumerate(twin.outputs):
         value.name = f"o{place}" if node.outputs[place].name else ""
-    read = set(results(node))
-    outputs = [mine for mine, value in zip(twin.outputs, node.outputs, strict=True) if value in read]
+    outputs = [twin.outputs[place] for place in read]
     given = [value for value in inputs if value is not None]
     graph = ir.Graph([], outputs, nodes=[twin], initializers=given, opset_imports={"": opset}, name=node.op_type)
     return ir.Model(graph, ir_version=8)

@@ -152,6 +152,22 @@ def test_the_runtime_computes_what_the_table_has_no_row_for(nodes: str) -> None:
     assert graph_pass.refusals == []
 
 
+def test_a_large_weight_is_computed_when_read() -> None:
+    """Weights that are standardized, as networks without norms have it: a BatchNormalization of them that trains."""
+    text = """(float[1,4,8,8] x) => (float[1,16,6,6] y) {
+        k, m, v = BatchNormalization<training_mode = 1>(w, ones, zeros, mean, variance)
+        y = Conv(x, k)
+    }"""
+    numbers = {
+        name: np.full(4, name in ("ones", "variance"), np.float32) for name in ("ones", "zeros", "mean", "variance")
+    }
+    model = graphs.build(text, w=graphs.normal(16, 4, 3, 3), **numbers)
+    ImportNormalization()(model)
+    graph_pass = ConstantFolding(run=session.compute)
+    assert laws.left_by(graph_pass, model) == ["Conv"]
+    assert isinstance(model.graph.initializers["w"].const_value, ir.LazyTensor)
+
+
 @pytest.mark.parametrize(
     "nodes",
     [

@@ -48,3 +48,13 @@ def test_the_same_bytes_of_another_type_are_another_weight() -> None:
 def test_a_default_that_a_caller_may_set_stays() -> None:
     text = "(float[2] x, float[2] b) => (float[2] y) { s = Add(x, a)  y = Add(s, b) }"
     assert laws.reasons(InitializerSharing(), graphs.build(text, a=graphs.normal(2), b=graphs.normal(2))) == []
+
+
+def test_what_a_norm_that_trains_writes_to_is_its_own() -> None:
+    """ONNX Runtime moves its mean where the zeros of the bias would lie, and its variance where its scale would."""
+    text = """(float[8,4] x) => (float[8,4] y, float[4] m, float[4] v) {
+        y, m, v = BatchNormalization<training_mode = 1>(x, scale, bias, mean, variance)
+    }"""
+    names = ("scale", "bias", "mean", "variance")
+    weights = {name: np.full(4, name in ("scale", "variance"), np.float32) for name in names}
+    assert laws.left_by(InitializerSharing(), graphs.build(text, **weights)) == ["BatchNormalization"]

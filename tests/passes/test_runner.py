@@ -279,3 +279,38 @@ def test_a_type_that_the_file_says_stays() -> None:
     model = graphs.build("(float[2] x) => (float[2] y) { y = Neg(x) }")
     _, (outcome,) = run_passes(model, [Wrong(forget_type)], rounds=1)
     assert "the interface changed" in (outcome.rolled_back or "")
+
+
+class Shaken:
+    """A probe of one input that knows how to round it another way."""
+
+    def __init__(self, x: float) -> None:
+        self.x = x
+
+    def __call__(self, model: ir.Model) -> laws.Outputs:
+        return laws.run(model, {"x": np.full(2, self.x, np.float32)})
+
+    def shaken(self, seed: int) -> Shaken:
+        return Shaken(self.x * (1 + (-1) ** seed * 2.0**-23))
+
+
+def scale_by(factor: float) -> Callable[[ir.Model], None]:
+    def deed(model: ir.Model) -> None:
+        model.graph.initializers["k"].const_value = ir.tensor(np.float32(factor), name="k")
+
+    return deed
+
+
+@pytest.mark.parametrize(
+    ("nodes", "factor", "held"),
+    [
+        ("h = Mul(a, thousand)  y = Cos(h)", 1 + 2.0**-22, True),  # in the noise of the last digit
+        ("h = Mul(a, thousand)  y = Cos(h)", 1.1, False),
+        ("y = Exp(a)", 1.001, False),  # steady: the usual tolerance
+    ],
+)
+def test_no_more_digits_are_asked_for_than_the_original_has(nodes: str, factor: float, held: bool) -> None:
+    text = f"(float[2] x) => (float[2] y) {{ a = Mul(x, k)  {nodes} }}"
+    model = graphs.build(text, k=np.float32(1), thousand=np.float32(1e4))
+    _, (outcome,) = run_passes(model, [Wrong(scale_by(factor))], Shaken(1.2345), rounds=1)
+    assert (outcome.rolled_back is None) == held
