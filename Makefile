@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-gpu test-eval bench coverage accuracy model kernels recipes clean
+.PHONY: help demo check test test-slow test-gpu test-eval bench coverage fusions accuracy model kernels recipes clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,6 +38,9 @@ bench: $(VENV)/installed  ## seconds and memory against the peers, each in its o
 
 coverage: $(VENV)/installed  ## architectures x tasks x targets against torch -> docs/coverage.md, an hour or more
 	$(BIN)/python -m tests.coverage
+
+fusions: $(VENV)/installed  ## ten transformers, what is fused of a layer for each target -> docs/fusions.md, ten minutes
+	$(BIN)/python -m tests.fusion_table
 
 accuracy: $(VENV)/installed  ## perplexity of every method x bits x group on ../shared/eval, and the peers' GPTQ; hours, taken up again
 	$(BIN)/python -m tests.bench.accuracy

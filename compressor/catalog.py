@@ -30,6 +30,17 @@ PASSES = {
     "constant-folding": GraphPass(
         "passes.constant_folding:ConstantFolding", ANYWHERE, "computed once here instead of at every call"
     ),
+    "sequence-splitting": GraphPass(
+        "passes.sequence_splitting:SequenceSplitting", ANYWHERE, "no provider but the CPU has sequences"
+    ),
+    "gemm-unflattening": GraphPass(
+        "passes.gemm_unflattening:GemmUnflattening",
+        ANYWHERE,
+        "rows are neither joined nor parted, and the bias goes on into what follows; before the fusions that take it",
+    ),
+    "truth-elimination": GraphPass(
+        "passes.truth_elimination:TruthElimination", ANYWHERE, "a mask that hides nothing need not be computed"
+    ),
     "opset-raising": GraphPass(
         "passes.opset_raising:OpsetRaising", CONTRIB, "norms and rotations are operators from opset 23 on"
     ),
@@ -74,6 +85,12 @@ PASSES = {
     ),
     "concat-merging": GraphPass(
         "passes.concat_merging:ConcatMerging", ANYWHERE, "every piece is copied once instead of twice"
+    ),
+    "grid-slicing": GraphPass(
+        "passes.grid_slicing:GridSlicing", ANYWHERE, "one cut instead of indices for each entry, and ten nodes fewer"
+    ),
+    "gather-simplification": GraphPass(
+        "passes.gather_simplification:GatherSimplification", ANYWHERE, "rows are copied whole, not entry by entry"
     ),
     "slice-splitting": GraphPass(
         "passes.slice_splitting:SliceSplitting", ANYWHERE, "one walk over the value instead of one for each piece"

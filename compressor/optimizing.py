@@ -119,12 +119,13 @@ def _halve(model: ir.Model, dtype: str, target: str, inputs: probe.Probe) -> tup
     from passes.half_precision import HalfPrecision
 
     to = half.TYPES[dtype]
+    calls = inputs.where_rows_see()
     halving = HalfPrecision(to, half.kernels_in(dtype, target, model.opset_imports))
 
     def rounded(candidate: ir.Model) -> Mapping[str, Any]:
-        return inputs(narrow.runnable(candidate.clone(), to))
+        return calls(narrow.runnable(candidate.clone(), to))
 
-    return passes.run_passes(model, [halving], rounded if inputs.calls else None, rounds=1, coarsest=to)
+    return passes.run_passes(model, [halving], rounded if calls.calls else None, rounds=1, coarsest=to)
 
 
 def count_nodes(model: ir.Model) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FREE_AXES = ((2, 2), (1, 1), (16, 16), (2, 64), (2, 576), (576, 576))
 # For the second call.
 OTHER_AXES = ((3, 5), (5, 3), (3, 3), (1, 1), (4, 4), (1, 2), (2, 1), (3, 96), (3, 576))
+MASK = "mask"  # in the names of inputs that say what is padding
 MOST_ENTRIES = 1 << 22  # of an input with free axes: five axes of 576 are more memory than anybody has
 
 # Bytes of weights from which on all cores compute: below, threads cost more to start and to wait for than they save.
@@ -53,6 +54,15 @@ class Probe:
         """The same calls with floats that are rounded another way, up or down by half a digit."""
         rng = np.random.default_rng(seed)
         return dataclasses.replace(self, calls=tuple(_shake(feeds, rng) for feeds in self.calls), known=None)
+
+    def where_rows_see(self) -> Probe:
+        """The same calls, with masks of whole numbers and truths that show every row its first entry.
+
+        A half type hides no deeper than its range: what a row that sees nothing gives is the mean of all in float32,
+        and in float16 depends on scores.
+        """
+        calls = tuple({name: _seen(name, value) for name, value in feeds.items()} for feeds in self.calls)
+        return dataclasses.replace(self, calls=calls, known=None)
 
     def __call__(self, model: ir.Model) -> Outputs:
         """Outputs by name and call; of a decoder, what it promises."""
@@ -102,6 +112,14 @@ def _shake(feeds: Feeds, rng: np.random.Generator) -> Feeds:
         return np.asarray(array * (1 + rng.choice([-digit, digit], array.shape)), array.dtype)
 
     return {name: other(array) for name, array in feeds.items()}
+
+
+def _seen(name: str, value: NDArray[np.generic]) -> NDArray[np.generic]:
+    if MASK not in name or value.dtype.kind not in "biu" or value.ndim < 2 or not value.size:
+        return value
+    shown = value.copy()
+    shown[..., 0] = 1
+    return shown
 
 
 def _arrays(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.generic]]]:

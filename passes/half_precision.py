@@ -35,6 +35,7 @@ HEAVY = frozenset({
     "Attention", "Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "GroupQueryAttention", "LSTM", "MatMul",
     "MultiHeadAttention", "RNN",
 })  # fmt: skip
+STATISTICS = slice(1, 3)  # outputs of a norm: mean and deviation. A sum that goes along is the fourth
 
 
 @dataclass
@@ -84,9 +85,7 @@ class HalfPrecision(Edits, ir.passes.InPlacePass):
             return KEPT[node.op_type]
         if node.op_type == "Cast" and not _casts_floats(node):
             return "whole numbers are counted further in float32"
-        if sum(bool(output.name) for output in node.outputs if output.dtype == ir.DataType.FLOAT) > 1 and (
-            node.op_type.endswith("Normalization")
-        ):
+        if node.op_type.endswith("Normalization") and any(output.name for output in node.outputs[STATISTICS]):
             return "its statistics are float32"
         broken = next((value for value in node.inputs if not fits(value, self.dtype)), None)
         if broken is not None:

@@ -1,9 +1,15 @@
-"""Attention without a cache is MultiHeadAttention: ONNX Runtime's own operator for encoders.
+"""Attention whose queries have keys of their own is MultiHeadAttention: ONNX Runtime's own operator for encoders, and
+for decoders beside them.
 
-    y = attention(split(q), split(k), split(v), mask)  ->  y = MultiHeadAttention(q, k, v, mask)
+    y = attention(split(q), split(k), split(v), mask)        ->  y = MultiHeadAttention(q, k, v, mask)
+    k = Concat(past_k, split(new_k)); v alike; y = attention(split(q), k, v, mask)
+                                                             ->  y, k, v = MultiHeadAttention(q, new_k, new_v, mask,
+                                                                                              past_k, past_v)
+    y = attention(split(q), k, v, mask)                      ->  y = MultiHeadAttention(q, k, v, mask)
 
-q, k, v and y are [batch, sequence, heads * size]. Without a mask the CPU goes over the scores in tiles and never stores
-them. Keys and values that come as heads already, as a cache of an encoder does, keep the written-out form.
+q, y and what is split are [batch, sequence, heads * size]; k and v of the last form are [batch, heads, total, size], as
+an encoder leaves them to its decoder. Any number of rows may meet a cache that is filled. Without a mask the CPU goes
+over the scores in tiles and never stores them.
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com.microsoft.MultiHeadAttention
 """
 
@@ -16,6 +22,7 @@ import onnx_ir as ir
 from passes import attention
 from passes.attention import Attention, Heads
 from passes.building import Builder
+from passes.cache import caches
 from passes.fusion import CONTRIB, Fusion
 from passes.heads import added, hand_over, hiding, is_split, joined, keys, keys_are_split, known, spread
 from passes.local import Refused
@@ -24,7 +31,11 @@ from passes.matching import sizes
 
 @dataclass
 class MultiHeadAttentionFusion(Fusion[Attention]):
-    """Turn each attention whose heads were split off projections into one MultiHeadAttention."""
+    """Turn each attention with as many heads of keys as of queries into one MultiHeadAttention.
+
+    Refused where groups share keys (GroupQueryAttention is theirs), where keys and queries differ in size, or values
+    too that come as heads, where scores are capped, and where a mask is not seen to have the axes of the scores.
+    """
 
     operator, domain = "MultiHeadAttention", CONTRIB
 
@@ -34,24 +45,41 @@ class MultiHeadAttentionFusion(Fusion[Attention]):
     def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
         if reason := _objection(found):
             raise Refused(reason)
-        q, k, v = (joined(one, build) for one in (found.q, keys(found, build), found.v))
-        masks = hiding(found)
+        grown, masks = caches(found) or (), hiding(found)
+        q, (k, v) = joined(found.q, build), _keys_and_values(found, build)
         bias = spread(added(found, masks, build), found, masks, build, q, axis=1)
         attributes = {"num_heads": known(found.q).count, "scale": found.scale}
-        (y,) = build.node("MultiHeadAttention", [q, k, v, None, None, bias], attributes, domain=CONTRIB)
+        inputs = [q, k, v, None, None, bias, *(cache.past for cache in grown)]
+        y, *present = build.node("MultiHeadAttention", inputs, attributes, domain=CONTRIB, outputs=1 + len(grown))
+        for cache, value in zip(grown, present, strict=True):
+            build.hand_over(cache.joined, value)
         hand_over(found, y, build)
+
+
+def _keys_and_values(found: Attention, build: Builder) -> tuple[ir.Value, ir.Value]:
+    """What is new of them beside a cache; joined where both were split, and else as heads, which costs no copy."""
+    if grown := caches(found):
+        key, value = (joined(cache.new, build) for cache in grown)
+        return key, value
+    if _are_split(found):
+        return joined(keys(found, build), build), joined(found.v, build)
+    return keys(found, build), found.v
+
+
+def _are_split(found: Attention) -> bool:
+    return keys_are_split(found) and is_split(found.v)
 
 
 def _objection(found: Attention) -> str:
     q, k, v = Heads.of(found.q), found.key_heads, Heads.of(found.v)
     if q is None or k is None or v is None:
         return "its heads are not known before it runs"
-    if not q == k == v:
+    if q != k or k.count != v.count:
         return f"queries {q}, keys {k} and values {v} differ, and the operator has one kind of heads"
+    if v.size != k.size and (caches(found) or not _are_split(found)):
+        return f"keys {k} and values {v} come as heads, and the operator has one kind of them"
     if found.softcap:
         return "its scores are capped, which the operator does not do"
-    if not (keys_are_split(found) and is_split(found.v)):
-        return "its keys and values come as heads, and joining them would copy them"
     unknown = next((mask for mask in found.every_mask if sizes(mask, 4) is None), None)
     if unknown is not None:
         return f"its mask '{unknown.name}' is not known to be [batch, heads, sequence, total]"

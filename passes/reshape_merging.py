@@ -22,7 +22,7 @@ class ReshapeMerging(LocalPass):
     """The second reads the input of the first, as a Reshape to its own result's shape.
 
     A 0 in a Reshape copies a dimension of what it reads, so the new target is written from the shapes and not from the
-    two old targets. Left alone where the first would stay for other readers.
+    two old targets. Left alone where the first would stay for other readers, and the second is no return to its input.
     """
 
     operators: ClassVar[frozenset[str]] = frozenset(FAMILY)
@@ -30,14 +30,14 @@ class ReshapeMerging(LocalPass):
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
         middle = node.inputs[0]
         first = producer_of(middle, *FAMILY)
-        if first is None or middle is None or scope.opset < FIRST_WITH_SHAPE_INPUT or not _goes_with_readers(middle):
-            return False
-        source = first.inputs[0]
+        source = first.inputs[0] if first is not None else None
         before, after = scope.symbols.shape(source), scope.symbols.shape(node.outputs[0])
-        if source is None or before is None or after is None:
+        if source is None or middle is None or before is None or after is None:
             return False
         if before == after:
             return scope.replace(node, source)
+        if scope.opset < FIRST_WITH_SHAPE_INPUT or not _goes_with_readers(middle):
+            return False
         _become_reshape(node, source, express(after, before), scope)
         return True
 

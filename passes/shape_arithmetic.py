@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +21,10 @@ from passes.symbols import CONTENTS, GIVEN, LARGEST_SIZE, ONE, Size, Sizes, know
 INTEGERS = {ir.DataType.INT64: np.int64, ir.DataType.INT32: np.int32}
 
 
+_Content = tuple[Sizes, int, ir.DataType]  # entries, rank, type
+
+
+@dataclass
 class ShapeArithmetic(LocalPass):
     """Shape tensors become constants: whole where each entry is a number, else in the form that their reader allows.
 
@@ -27,20 +32,25 @@ class ShapeArithmetic(LocalPass):
     Expand     1 for a dimension that the input has anyway
     Slice      the largest number for an end that is the input's own
     Range      a number for a vector of one entry
+    Sizes that another node of the graph has found already are read there.
     Not done: two dimensions left, or a -1 beside a 0 that copies a dimension only a run can tell to be more than none.
     """
 
     operators: ClassVar[frozenset[str]] = frozenset({*CONTENTS, "Expand", "Range"})
 
+    found: dict[_Content, ir.Value] = field(default_factory=dict, init=False, repr=False)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """What only computed the sizes goes at once: it is often half of the graph, and later passes walk over it."""
+        self.found = {}
         result = super().call(model)
         if result.modified:
             DeadNodeElimination()(model)
         return result
 
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
-        return _is_number(node, scope) or (node.op_type in READERS and READERS[node.op_type](node, scope))
+        known_now = _is_number(node, scope) or _is_found(node, scope, self.found)
+        return known_now or (node.op_type in READERS and READERS[node.op_type](node, scope))
 
 
 def _is_number(node: ir.Node, scope: Scope) -> bool:
@@ -59,6 +69,19 @@ def _is_number(node: ir.Node, scope: Scope) -> bool:
     return scope.replace(node, scope.constant(array.astype(dtype), f"{output.name}_known"))
 
 
+def _is_found(node: ir.Node, scope: Scope, found: dict[_Content, ir.Value]) -> bool:
+    """Its entries are those of a value that stands before it; the first of them is kept."""
+    output, root = node.outputs[0], scope.model.graph
+    content, shape = scope.symbols.content(output), scope.symbols.shape(output)
+    if node.op_type not in CONTENTS or node.graph is not root or not content or shape is None:
+        return False
+    first = found.setdefault((content, len(shape), output.dtype or _type(node)), output)
+    if first is output or first.producer() is None or first.graph is not root:
+        found[content, len(shape), output.dtype or _type(node)] = output
+        return False
+    return scope.replace(node, first)
+
+
 def _type(node: ir.Node) -> ir.DataType:
     """Shape and Size give INT64; the others give what they get."""
     if node.op_type in ("Shape", "Size"):
@@ -68,16 +91,14 @@ def _type(node: ir.Node) -> ir.DataType:
 
 
 def _reshape(node: ir.Node, scope: Scope) -> bool:
-    if len(node.inputs) < 2 or constant(node.inputs[1]) is not None or _zero_is_zero(node):
+    if len(node.inputs) < 2 or constant(node.inputs[1]) is not None:
         return False
     source, target = scope.symbols.shape(node.inputs[0]), scope.symbols.shape(node.outputs[0])
     if source is None or target is None or scope.symbols.content(node.inputs[1]) is None:
         return False
-    return _give(node, 1, express(target, source), scope)
-
-
-def _zero_is_zero(node: ir.Node) -> bool:
-    return node.attributes.get_int("allowzero", 0) == 1
+    entries = express(target, source)
+    node.attributes.pop("allowzero", None)  # a 0 of ours copies a dimension that is 0 where theirs was
+    return _give(node, 1, entries, scope)
 
 
 def express(target: Sizes, source: Sizes) -> list[int]:

@@ -23,6 +23,7 @@ from passes.indexing import window
 from passes.nesting import every_node
 
 Symbol = tuple[str, int]  # a value's name and an axis; as content: its name and the place of the element
+ENTRY = "[]"  # behind the name of a value, where a symbol is what it holds
 LONGEST_CONTENT = 64  # entries; shapes are shorter, and weights are not for us
 
 
@@ -59,6 +60,11 @@ class Size(NamedTuple):
     @property
     def symbols(self) -> set[Symbol]:
         return {symbol for symbols, _ in self.terms for symbol in symbols}
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it cannot be below 0: sizes of axes, added up and multiplied. Entries of a tensor may be."""
+        return all(factor > 0 for _, factor in self.terms) and not any(name.endswith(ENTRY) for name, _ in self.symbols)
 
     def plus(self, other: Size) -> Size:
         return Size.sum_of((*self.terms, *other.terms))
@@ -137,13 +143,20 @@ class Symbols:
         return self._contents[value]
 
     def _note(self, node: ir.Node) -> None:
+        for place, rule in OF_MANY_OUTPUTS.get((node.domain, node.op_type), {}).items():
+            if place < len(node.outputs):
+                self._shapes[node.outputs[place]] = self._shape_by(rule, node, place)
         if node.domain != "" or len(node.outputs) != 1:
             return
         output = node.outputs[0]
-        if rule := CONTENTS.get(node.op_type):
-            self._contents[output] = self._content_by(rule, node)
+        if content_rule := CONTENTS.get(node.op_type):
+            self._contents[output] = self._content_by(content_rule, node)
         if shape_rule := SHAPES.get(node.op_type):
-            self._shapes[output] = _refined(output, self._declared(output), shape_rule(node, self))
+            self._shapes[output] = self._shape_by(shape_rule, node)
+
+    def _shape_by(self, rule: Rule, node: ir.Node, place: int = 0) -> Sizes | None:
+        output = node.outputs[place]
+        return _refined(output, self._declared(output), rule(node, self))
 
     def _content_by(self, rule: Rule, node: ir.Node) -> Sizes | None:
         output = node.outputs[0]
@@ -156,7 +169,7 @@ class Symbols:
         if found is None or len(found) > LONGEST_CONTENT:
             return None
         # An entry that no rule can tell is a symbol of its own.
-        own = f"{output.name}[]"
+        own = f"{output.name}{ENTRY}"
         return tuple(Size.symbol(own, i) if one is None else one for i, one in enumerate(found))
 
     def _declared(self, value: ir.Value) -> Sizes | None:
@@ -421,12 +434,50 @@ def _multiplied(node: ir.Node, symbols: Symbols) -> Partial | None:
     return [*broadcast([a[:-2], b[:-2]]), a[-2], b[-1]]
 
 
+def _counted(node: ir.Node, symbols: Symbols) -> Partial | None:
+    """Of a Range from 0 in steps of 1: as many as its limit says, where that is no difference and so never below 0."""
+    columns = [symbols.content(value) for value in node.inputs]
+    if any(column is None or len(column) != 1 for column in columns):
+        return None
+    start, limit, step = (column[0] for column in columns if column is not None)
+    return [limit] if (start.known, step.known) == (0, 1) and limit.is_count else [None]
+
+
 def _gathered(node: ir.Node, symbols: Symbols) -> Partial | None:
     data, indices = symbols.shape(node.inputs[0]), symbols.shape(node.inputs[1])
     if not data or indices is None:
         return None
     axis = node.attributes.get_int("axis", 0) % len(data)
     return [*data[:axis], *indices, *data[axis + 1 :]]
+
+
+def _gemm(node: ir.Node, symbols: Symbols) -> Partial | None:
+    a, b = symbols.shape(node.inputs[0]), symbols.shape(node.inputs[1])
+    if a is None or b is None or len(a) != 2 or len(b) != 2:
+        return None
+    return [a[node.attributes.get_int("transA", 0)], b[1 - node.attributes.get_int("transB", 0)]]
+
+
+def _picked(node: ir.Node, symbols: Symbols) -> Partial | None:
+    """One entry, or what lies behind it, for each row of indices."""
+    data, indices = symbols.shape(node.inputs[0]), symbols.shape(node.inputs[1])
+    depth = indices[-1].known if indices else None
+    if data is None or not indices or depth is None or node.attributes.get_int("batch_dims", 0) != 0:
+        return None
+    return [*indices[:-1], *data[depth:]]
+
+
+def _attended(node: ir.Node, symbols: Symbols) -> Partial | None:
+    """[batch, sequence, ...] as the queries are, where heads are joined; how wide depends on the values."""
+    shape = symbols.shape(node.inputs[0])
+    return [*shape[:2], None] if shape is not None and len(shape) == 3 else None
+
+
+def _piece(node: ir.Node, symbols: Symbols) -> Partial | None:
+    """As the whole but along the axis; how long it is there, inference knows."""
+    shape = symbols.shape(node.inputs[0])
+    axis = node.attributes.get_int("axis", 0)
+    return [None if at == axis % len(shape) else size for at, size in enumerate(shape)] if shape else None
 
 
 def axes_of(node: ir.Node, symbols: Symbols) -> list[int] | None:
@@ -490,8 +541,8 @@ def _flattened(node: ir.Node, symbols: Symbols) -> Partial | None:
 AS_INPUT = """
     Abs Acos Asin Atan BatchNormalization Bernoulli Cast Ceil Celu Clip Cos CumSum DequantizeLinear Dropout Elu Erf Exp
     Floor Gelu HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log
-    LogSoftmax LpNormalization Mish Neg Not QuantizeLinear RMSNormalization Reciprocal Relu Round ScatterElements
-    ScatterND Selu Sigmoid Sign Sin Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu Trilu
+    LogSoftmax LpNormalization Mish Neg Not QuantizeLinear RMSNormalization Reciprocal Relu RotaryEmbedding Round
+    ScatterElements ScatterND Selu Sigmoid Sign Sin Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu Trilu
 """
 BROADCASTING = "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum Where Xor"
 REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
@@ -505,10 +556,28 @@ SHAPES: dict[str, Rule] = {
     "Expand": _expanded,
     "Flatten": _flattened,
     "Gather": _gathered,
+    "GatherND": _picked,
+    "Gemm": _gemm,
     "MatMul": _multiplied,
+    "Range": _counted,
     "Reshape": _reshaped,
     "Slice": _sliced,
     "Squeeze": _squeezed,
     "Transpose": _transposed,
     "Unsqueeze": _unsqueezed,
+}
+
+MICROSOFT = "com.microsoft"
+# Operators that have more than one output, or are ONNX Runtime's own: (domain, operator) -> place of an output -> rule.
+OF_MANY_OUTPUTS: dict[tuple[str, str], dict[int, Rule]] = {
+    ("", "Attention"): {0: _attended},
+    ("", "Split"): dict.fromkeys(range(LONGEST_CONTENT), _piece),
+    (MICROSOFT, "BiasGelu"): {0: _as_input},
+    (MICROSOFT, "FastGelu"): {0: _as_input},
+    (MICROSOFT, "Gelu"): {0: _as_input},
+    (MICROSOFT, "GroupQueryAttention"): {0: _attended},
+    (MICROSOFT, "MultiHeadAttention"): {0: _attended},
+    (MICROSOFT, "QuickGelu"): {0: _as_input},
+    (MICROSOFT, "SkipLayerNormalization"): {0: _as_input, 3: _as_input},
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): {0: _as_input, 3: _as_input},
 }

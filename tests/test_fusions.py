@@ -25,8 +25,8 @@ FUSED = {
     "llama": DECODER | GATED,
     "vit": {"MultiHeadAttention": 2, "SkipLayerNormalization": 4, "LayerNormalization": 1, "Gelu": 2},
     "resnet": {},
-    "whisper": {"MultiHeadAttention": 2, "SkipLayerNormalization": 10, "LayerNormalization": 2, "Gelu": 6},
-    "t5": {"MultiHeadAttention": 2, "SkipSimplifiedLayerNormalization": 10, "RMSNormalization": 2},
+    "whisper": {"MultiHeadAttention": 6, "SkipLayerNormalization": 11, "LayerNormalization": 1, "Gelu": 6},
+    "t5": {"MultiHeadAttention": 6, "SkipSimplifiedLayerNormalization": 10, "RMSNormalization": 2},
     "qwen3": DECODER | GATED | {"RMSNormalization": 5},
     "gemma3_text": DECODER | {"RMSNormalization": 9, "Gelu": 2},
     "mixtral": DECODER | GATED,
@@ -44,7 +44,8 @@ STANDARD = {
 }
 ALWAYS = ("bert", "gpt2", "llama")
 MAY_BE_FUSED = {name for row in (*FUSED.values(), *STANDARD.values()) for name in row}
-GONE = {"BatchNormalization", "Dropout", "Erf", "CastLike"}  # folded, removed, part of Gelu, named
+# Folded, removed, part of Gelu, named, cut out, split.
+GONE = {"BatchNormalization", "Dropout", "Erf", "CastLike", "GatherND", "SplitToSequence", "SequenceAt"}
 CONTRIB = "com.microsoft"
 
 

@@ -97,3 +97,17 @@ def test_a_graph_that_runs_on_no_input_of_ours_is_still_loaded() -> None:
 
 def test_strings_are_made_up() -> None:
     assert probe.find(graphs.build("(string[N] x) => (string[N] y) { y = Identity(x) }")) is not None
+
+
+def test_rows_of_masks_see_something_where_that_is_asked_for() -> None:
+    """Half types hide no deeper than their range, so that a row of padding alone is compared in float32."""
+    text = "(int64[N,4] attention_mask, int64[N,4] ids) => (int64[N,4] y) { y = Add(attention_mask, ids) }"
+    found = probe.find(graphs.build(text))
+    assert found is not None
+    kept = np.stack([call["attention_mask"].any(axis=1).all() for call in found.calls])
+    assert not kept.all(), "the numbers that are drawn hold no row of padding: the test shows nothing"
+    seen = found.where_rows_see()
+    for call, before in zip(seen.calls, found.calls, strict=True):
+        assert (call["attention_mask"][:, 0] == 1).all()
+        assert (call["attention_mask"][:, 1:] == before["attention_mask"][:, 1:]).all()
+        assert (call["ids"] == before["ids"]).all()

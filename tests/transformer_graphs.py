@@ -334,6 +334,11 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "attention_eager_sees_everything": partial(cached_attention, seen="everything"),
     "attention_eager_sees_the_future": partial(cached_attention, seen="future"),
     "cross_decoder_attention": partial(cached_attention, padding="encoder_attention_mask"),
+    "decoder_attention": partial(cached_attention, padding="encoder_attention_mask", groups=4),
+    "decoder_attention_operator": partial(cached_attention, "operator", padding="encoder_attention_mask", groups=4),
+    "decoder_attention_softcap": partial(
+        cached_attention, scores="softcap", padding="encoder_attention_mask", groups=4
+    ),
     "attention_heads_of_their_own": partial(cached_attention, groups=4),
     "attention_operator": partial(cached_attention, form="operator"),
     "attention_operator_added": partial(cached_attention, form="operator_added"),
@@ -345,6 +350,9 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "encoder_attention_vacuous_mask": partial(attention, mask="vacuous"),
     "encoder_attention_position_bias": partial(attention, mask="position"),
     "encoder_attention_of_cached_heads": partial(attention, keys="Identity(heads)"),
+    "encoder_attention_of_cached_keys": partial(attention, keys="Identity(heads)", mask="full"),
+    "encoder_attention_narrow_values": partial(attention, values=4, mask="per_key"),
+    "encoder_attention_narrow_values_of_cached_keys": partial(attention, keys="Identity(heads)", values=4),
     "encoder_attention_keys_turned_at_once": partial(attention, turn="Transpose<perm = [0,2,3,1]>(k4)"),
     "encoder_attention_hidden": partial(attention, mask="hidden"),
     "encoder_attention_seen": partial(attention, mask="seen", turn="Transpose<perm = [0,2,3,1]>(k4)"),

@@ -12,6 +12,7 @@ from compressor import narrow
 from passes import run_passes
 from passes.half_precision import HalfPrecision
 from passes.import_normalization import ImportNormalization
+from passes.skip_normalization_fusion import SkipNormalizationFusion
 from tests import graphs, laws, transformer_graphs
 
 HALF = ir.DataType.FLOAT16
@@ -153,3 +154,32 @@ def test_a_mask_of_the_lowest_float_makes_no_infinity(opset: int) -> None:
         laws.run(one, feeds)["y"] for one in (narrow.runnable(model, HALF), graphs.build(text, opset, **weights))
     )
     np.testing.assert_allclose(found, expected, atol=4 * np.finfo(np.float16).eps)  # four roundings of numbers near 1
+
+
+@pytest.mark.parametrize("graph", ["skip_norm", "skip_layer_norm"])
+def test_a_sum_that_comes_with_its_norm_is_half_too(graph: str) -> None:
+    """Statistics would be float32, and the operator's fourth output is none."""
+    model = transformer_graphs.GRAPHS[graph]()
+    model.graph.append(product := ir.node("MatMul", [model.graph.outputs[0], value_of(graphs.normal(16, 16))]))
+    z = product.outputs[0]
+    z.name, z.type, z.shape = "z", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", "S", 16])
+    model.graph.outputs[:] = [z]
+    model.graph.register_initializer(product.inputs[1])
+    assert SkipNormalizationFusion()(model).modified
+    model, graph_pass = halved(model)
+    (fused,) = [node for node in model.graph if node.domain == "com.microsoft"]
+    assert graph_pass.refusals == []
+    assert {output.dtype for output in fused.outputs if output.name} == {HALF}
+
+
+def test_a_norm_whose_statistics_are_read_stays() -> None:
+    text = """(float[N,8] x) => (float[N,8] y, float[N,1] m) {
+        h = MatMul(x, w)  n, m = LayerNormalization<axis = -1>(h, one)  y = MatMul(n, w)
+    }"""
+    _, graph_pass = halved(graphs.build(text, w=graphs.normal(8, 8), one=np.ones(8, np.float32)))
+    assert [refusal.reason for refusal in graph_pass.refusals] == ["its statistics are float32"]
+
+
+def value_of(array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name="more")
+    return ir.Value(name="more", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)

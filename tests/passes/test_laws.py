@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from compressor import catalog
-from tests import graphs, laws, moving_graphs, transformer_graphs, trap_graphs
+from tests import detour_graphs, graphs, laws, moving_graphs, transformer_graphs, trap_graphs
 
-GRAPHS = graphs.GRAPHS | moving_graphs.GRAPHS | transformer_graphs.GRAPHS | trap_graphs.GRAPHS
+GRAPHS = graphs.GRAPHS | moving_graphs.GRAPHS | transformer_graphs.GRAPHS | detour_graphs.GRAPHS | trap_graphs.GRAPHS
 
 PASSES = [catalog.resolve(entry.where) for entry in catalog.PASSES.values()]
 

@@ -19,6 +19,8 @@ from tests.transformer_graphs import GRAPHS
         ("encoder_attention_hidden", {"Neg", "Where", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
         ("encoder_attention_seen", {"Neg", "Where", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
         ("encoder_attention_opset_13", {"Neg", "Shape", "Gather", "Concat", "Expand", "MultiHeadAttention"}),
+        ("encoder_attention_of_cached_heads", {"MultiHeadAttention"}),
+        ("encoder_attention_narrow_values", {"Neg", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
         ("encoder_attention_mask_per_key", {"Neg", "Shape", "Concat", "Expand", "MultiHeadAttention"}),
     ],
 )
@@ -27,6 +29,27 @@ def test_an_encoders_attention_is_one_operator(name: str, operators: set[str]) -
     assert MultiHeadAttentionFusion()(model).modified
     # What only fed shapes to be known is gone with what it fed; q is needed for its length where the mask is spread.
     assert {node.op_type for node in model.graph} - {"Reshape", "Transpose"} == operators
+
+
+@pytest.mark.parametrize("name", ["decoder_attention", "decoder_attention_operator"])
+def test_a_cache_grows_inside_of_it(name: str) -> None:
+    """Heads are neither split nor joined around it, and rows are more than one on a cache that is filled."""
+    model = GRAPHS[name]()
+    assert MultiHeadAttentionFusion()(model).modified
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("MultiHeadAttention") == 1
+    assert {"Softmax", "Attention", "MatMul", "Transpose"}.isdisjoint(operators)
+    (fused,) = [node for node in model.graph if node.op_type == "MultiHeadAttention"]
+    assert [value.name for value in fused.inputs[6:]] == ["past_k", "past_v"]
+    assert [value.name for value in fused.outputs[1:]] == ["present_k", "present_v"]
+
+
+def test_keys_of_an_encoder_are_read_as_heads() -> None:
+    model = GRAPHS["encoder_attention_of_cached_keys"]()
+    assert MultiHeadAttentionFusion()(model).modified
+    (fused,) = [node for node in model.graph if node.op_type == "MultiHeadAttention"]
+    assert fused.inputs[1].name == "heads"
+    assert fused.inputs[2].name == "v"  # values that were split stay so: one of the two would be copied
 
 
 def test_a_row_that_sees_nothing_is_nan_where_it_was() -> None:
@@ -45,7 +68,8 @@ def test_a_row_that_sees_nothing_is_nan_where_it_was() -> None:
     ("name", "reason"),
     [
         ("encoder_attention_capped", "its scores are capped, which the operator does not do"),
-        ("encoder_attention_of_cached_heads", "its keys and values come as heads, and joining them would copy them"),
+        ("decoder_attention_softcap", "its scores are capped, which the operator does not do"),
+        ("encoder_attention_narrow_values_of_cached_keys", "come as heads, and the operator has one kind of them"),
         ("attention_eager", "differ, and the operator has one kind of heads"),
     ],
 )

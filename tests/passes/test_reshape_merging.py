@@ -39,3 +39,9 @@ def test_two_free_sizes_cannot_be_written() -> None:
     model = changed("Unsqueeze(x, k)", "Squeeze(a, m)", "N,M", "A,B,C", k=[0, 1], m=[0])
     (reason,) = laws.reasons(ReshapeMerging(), model)
     assert "left to the run" in reason or "stands for one" in reason
+
+
+def test_what_returns_to_its_input_is_gone_whoever_else_reads_the_first() -> None:
+    text = "(float[2,3,4] x) => (float[A,B,C] y, float[6,4] z) { a = Reshape(x, k)  y = Reshape(a, m)  z = Neg(a) }"
+    model = graphs.build(text, k=np.array([6, 4]), m=np.array([2, 3, 4]))
+    assert laws.left_by(ReshapeMerging(), model) == ["Reshape", "Identity", "Neg"]

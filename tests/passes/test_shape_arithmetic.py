@@ -58,3 +58,48 @@ def test_a_range_counts_to_a_number() -> None:
     model = typed(text, zero=np.array(0), one=np.array([1]))
     assert laws.left_by(ShapeArithmetic(), model) == ["Reshape", "Range"]
     assert [value.shape for value in model.graph[-1].inputs] == [()] * 3
+
+
+def test_a_size_of_none_stays_one_where_zero_is_zero() -> None:
+    """With allowzero a 0 in the target is a size; written down, it copies the input's, which is 0 there."""
+    model = reshaped(HEAD + "t = Concat<axis = 0>(u, rest)", **WEIGHTS)
+    model.graph[-1].attributes["allowzero"] = graphs.ir.AttrInt64("allowzero", 1)
+    assert laws.left_by(ShapeArithmetic(), model) == ["Reshape"]
+    assert laws.run(model, laws.feeds_for(model, 0))["y"].shape == (0, 24)
+
+
+def test_sizes_that_were_found_are_not_computed_again() -> None:
+    """The second Shape is of a value that has the axes of the first; and what is made of it follows."""
+    model = typed(
+        """(float[N,M] x) => (int64[2] y, int64[2] z) {
+            s = Shape(x)  a = Neg(x)  t = Shape(a)  b = Add(s, one)  c = Add(t, one)  y = Neg(b)  z = Abs(c)
+        }""",
+        one=np.array([1, 1]),
+    )
+    assert laws.left_by(ShapeArithmetic(), model) == ["Shape", "Add", "Neg", "Abs"]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "a = com.microsoft.QuickGelu(x)",
+        "a, u, v, w = com.microsoft.SkipLayerNormalization(x, x, scale)",
+        "a = com.microsoft.MultiHeadAttention<num_heads = 2>(x, x, x)",
+        "u, v = Split<axis = 2, num_outputs = 2>(x)  a = Neg(v)",
+        "a = RotaryEmbedding<num_heads = 2>(x, half, half)",
+    ],
+)
+def test_axes_are_followed_through_operators_of_all_kinds(node: str) -> None:
+    """Batch and sequence of what these make are those of what they take."""
+    model = graphs.build(
+        f"""(float[N,S,8] x, float[N,S,2] half) => (float[A,B,C] y) {{
+            {node}  s = Shape<start = 0, end = 2>(x)  t = Shape<start = 0, end = 2>(a)
+            d = Sub(s, t)  e = Concat<axis = 0>(d, last)  y = Reshape(a, e)
+        }}""",
+        23,
+        scale=np.ones(8, np.float32),
+        last=np.array([-1]),
+    )
+    ImportNormalization()(model)
+    ShapeArithmetic()(model)
+    assert not [one for one in model.graph if one.op_type in ("Shape", "Sub", "Concat")]
