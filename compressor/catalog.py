@@ -73,6 +73,14 @@ PASSES = {
         ("generic", *CONTRIB),
         "one sweep instead of five; TensorRT fuses the written-out form itself",
     ),
+    "attention-bias-fusion": GraphPass(
+        "passes.attention_bias_fusion:AttentionBiasFusion",
+        CONTRIB,
+        "biases are added while heads are moved: 0.96 of the time at 128 tokens, three nodes fewer",
+    ),
+    "bias-gelu-fusion": GraphPass(
+        "passes.bias_gelu_fusion:BiasGeluFusion", CONTRIB, "one sweep instead of two, of the widest value of a layer"
+    ),
     "quick-gelu-fusion": GraphPass("passes.quick_gelu_fusion:QuickGeluFusion", CONTRIB, "one sweep instead of three"),
     "noop-elimination": GraphPass(
         "passes.noop_elimination:NoopElimination", ANYWHERE, "what returns its input only costs a call"

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from passes.biases import biased
 from passes.building import Builder
 from passes.constants import constant
 from passes.fusion import CONTRIB, Fusion
 from passes.local import Refused, producer_of
-from passes.matching import made_by, normalized_axis, same
+from passes.matching import normalized_axis, same
 
 FUSED = {
     "RMSNormalization": "SkipSimplifiedLayerNormalization",
@@ -57,28 +58,10 @@ def _split_bias(total: ir.Node) -> tuple[list[ir.Value | None], ir.Value | None]
     """The two terms of a sum, and the constant vector that one of them was given by an Add nobody else reads."""
     terms = list(total.inputs)
     for at, term in enumerate(terms):
-        node = made_by(term, "Add")
-        if (
-            node is None
-            or term is None
-            or term is not node.outputs[0]
-            or len(term.uses()) != 1
-            or term.is_graph_output()
-        ):
-            continue
-        for side in (0, 1):
-            bias, other = node.inputs[side], node.inputs[1 - side]
-            if other is not None and bias is not None and constant(bias) is not None and _is_row(bias, other):
-                terms[at] = other
-                return terms, bias
+        if found := biased(term):
+            terms[at] = found.x
+            return terms, found.bias
     return terms, None
-
-
-def _is_row(bias: ir.Value, other: ir.Value) -> bool:
-    """A vector as long as the rows it is added to."""
-    if bias.shape is None or other.shape is None or len(bias.shape) != 1 or len(other.shape) < 2:
-        return False
-    return bool(bias.shape[0] == other.shape[-1])
 
 
 def _objection(norm: ir.Node, total: ir.Node) -> str:

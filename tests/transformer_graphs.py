@@ -326,6 +326,33 @@ def quick_gelu(inner: str = "Mul(x, alpha)", outer: str = "x") -> ir.Model:
     )
 
 
+def bias_gelu(
+    form: str = "Gelu(a)", added: str = "Add(x, b)", outputs: str = "float[N,S,8] y", opset: int = 20
+) -> ir.Model:
+    return inferred(
+        f"(float[N,S,8] x, float[8] given) => ({outputs}) {{ a = {added}  y = {form} }}",
+        opset,
+        b=normal(8),
+        rows=normal(3, 8),
+    )
+
+
+def biased_attention(
+    q: str = "Add(x, bq)", k: str = "Add(bk, x)", v: str = "Add(x, bv)", reads: str = "q, k, v", heads: str = "N,4,T,2"
+) -> ir.Model:
+    """The operator of ONNX Runtime, of sums with constant rows."""
+    return inferred(
+        f"""(float[N,S,8] x, float[{heads}] past) => (float[N,S,8] y) {{
+            q = {q}  k = {k}  v = {v}  m = com.microsoft.MultiHeadAttention<num_heads = 4>({reads})  y = Neg(m)
+        }}""",
+        20,
+        bq=normal(8),
+        bk=normal(8) + 1,
+        bv=normal(8) - 1,
+        bq24=normal(24),
+    )
+
+
 GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "attention_eager": cached_attention,
     "attention_eager_opset_21": partial(cached_attention, opset=21),
@@ -373,6 +400,16 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "quick_gelu": quick_gelu,
     "quick_gelu_of_another": partial(quick_gelu, outer="z"),
     "silu": partial(quick_gelu, inner="Identity(x)"),
+    "bias_gelu": bias_gelu,
+    "bias_gelu_of_rows": partial(bias_gelu, added="Add(x, rows)"),
+    "bias_gelu_given": partial(bias_gelu, added="Add(x, given)"),
+    "bias_gelu_read": partial(bias_gelu, outputs="float[N,S,8] y, float[N,S,8] a"),
+    "bias_gelu_tanh": partial(bias_gelu, 'Gelu<approximate = "tanh">(a)', "Add(b, x)"),
+    "biased_attention": biased_attention,
+    "biased_attention_added_already": partial(biased_attention, reads="q, k, x, bq24"),
+    "biased_attention_of_queries_alone": partial(biased_attention, k="Identity(x)", v="Identity(x)"),
+    "biased_attention_of_heads": partial(biased_attention, k="Identity(past)", v="Neg(past)"),
+    "biased_attention_without_key": partial(biased_attention, k="Identity(x)"),
     "layer_norm": layer_norm,
     "layer_norm_of_another": partial(layer_norm, square="Mul(z, z)"),
     "layer_norm_of_rows": partial(layer_norm, last="s = Mul(n, w)  y = Add(s, row)"),
