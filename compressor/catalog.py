@@ -155,7 +155,9 @@ PASSES = {
         "what is computed twice is computed once",
     ),
     "skip-normalization-fusion": GraphPass(
-        "passes.skip_normalization_fusion:SkipNormalizationFusion", CONTRIB, "sum and norm in one sweep"
+        "passes.skip_normalization_fusion:SkipNormalizationFusion",
+        ("cuda",),
+        "sum and norm in one sweep; on the CPU, at 128 tokens, the two apart take 0.15 to 0.9 of its time",
     ),
     "constant-outputs": GraphPass(
         "passes.constant_outputs:ConstantOutputs", ANYWHERE, "an output that never changes needs no node"

@@ -6,6 +6,9 @@
 A bias that one of the two was given just before goes along: skip = Add(z, bias). The sum stays readable: it is the
 fourth output. ONNX Runtime's own optimizer gives up where the sum is read again,
 which is everywhere in a model that normalizes first.
+
+For CUDA alone. ONNX Runtime 1.31's CPU kernel goes entry by entry: at 128 rows of 256, 768 and 2048 it takes 6.7, 6.5
+and 4.1 times as long as Add and LayerNormalization, and 1.8, 1.7 and 1.1 times as long as Add and RMSNormalization.
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com.microsoft.SkipLayerNormalization
 """
 

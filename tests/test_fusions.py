@@ -16,7 +16,7 @@ from compressor.artifact import Artifact, Shelf
 from compressor.session import load_model
 from tests import architectures
 
-# Of all graphs of a model together: an encoder and a decoder are two. cpu and cuda alike.
+# Of all graphs of a model together: an encoder and a decoder are two. For cuda; the CPU gets each norm by itself.
 DECODER = {"GroupQueryAttention": 2, "SkipSimplifiedLayerNormalization": 4, "RotaryEmbedding": 4}
 GATED = {"RMSNormalization": 1, "QuickGelu": 2}  # SiLU is a quick GELU of factor 1
 FUSED = {
@@ -60,7 +60,8 @@ def test_what_is_fused_for_each_target(name: str, tmp_path: Path) -> None:
         assert not made.facts["fallbacks"], target
         found = operators(made)
         if target in ("cpu", "cuda"):
-            assert {one: found[one] for one in found if one in MAY_BE_FUSED} == FUSED[name]
+            wanted = FUSED[name] if target == "cuda" else norms_apart(FUSED[name])
+            assert {one: found[one] for one in found if one in MAY_BE_FUSED} == wanted
             assert GONE.isdisjoint(found)
         else:
             assert CONTRIB not in domains(made)
@@ -78,6 +79,15 @@ def test_what_is_fused_in_the_standard(name: str, tmp_path: Path) -> None:
     assert {one: found[one] for one in found if one in MAY_BE_FUSED} == STANDARD[name]
     assert (GONE | {"Softmax"}).isdisjoint(found) or name == "mixtral"  # whose experts are chosen by one
     assert CONTRIB not in domains(made)
+
+
+def norms_apart(fused: dict[str, int]) -> dict[str, int]:
+    """A norm beside its sum, where the CPU is faster."""
+    names = {"SkipLayerNormalization": "LayerNormalization", "SkipSimplifiedLayerNormalization": "RMSNormalization"}
+    found = Counter[str]()
+    for operator, count in fused.items():
+        found[names.get(operator, operator)] += count
+    return dict(found)
 
 
 def operators(made: Artifact) -> Counter[str]:

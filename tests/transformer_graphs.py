@@ -341,7 +341,7 @@ def biased_attention(
     q: str = "Add(x, bq)", k: str = "Add(bk, x)", v: str = "Add(x, bv)", reads: str = "q, k, v", heads: str = "N,4,T,2"
 ) -> ir.Model:
     """The operator of ONNX Runtime, of sums with constant rows."""
-    return inferred(
+    model = inferred(
         f"""(float[N,S,8] x, float[{heads}] past) => (float[N,S,8] y) {{
             q = {q}  k = {k}  v = {v}  m = com.microsoft.MultiHeadAttention<num_heads = 4>({reads})  y = Neg(m)
         }}""",
@@ -351,6 +351,8 @@ def biased_attention(
         bv=normal(8) - 1,
         bq24=normal(24),
     )
+    model.opset_imports["com.microsoft"] = 1
+    return model
 
 
 GRAPHS: dict[str, Callable[[], ir.Model]] = {
