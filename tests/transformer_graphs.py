@@ -333,7 +333,7 @@ def bias_gelu(
         f"(float[N,S,8] x, float[8] given) => ({outputs}) {{ a = {added}  y = {form} }}",
         opset,
         b=normal(8),
-        rows=normal(3, 8),
+        rows=normal(1, 8),
     )
 
 
