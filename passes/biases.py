@@ -18,14 +18,14 @@ class Biased(NamedTuple):
 
 
 def biased(value: ir.Value | None) -> Biased | None:
-    """What the value is the sum of, where one reader alone would miss the sum."""
+    """What the value is the sum of, where one reader alone would miss the sum; a row of zeros is none to add."""
     node = made_by(value, "Add")
     if node is None or value is None or value is not node.outputs[0] or len(value.uses()) != 1:
         return None
     if value.is_graph_output():
         return None
     for x, bias in (node.inputs, node.inputs[::-1]):
-        if x is not None and bias is not None and constant(bias) is not None and _is_row(bias, x):
+        if x is not None and bias is not None and _is_row(bias, x) and _adds(bias):
             return Biased(x, bias)
     return None
 
@@ -34,3 +34,8 @@ def _is_row(bias: ir.Value, x: ir.Value) -> bool:
     if bias.shape is None or x.shape is None or len(bias.shape) != 1 or len(x.shape) < 2:
         return False
     return bool(bias.shape[0] == x.shape[-1])
+
+
+def _adds(bias: ir.Value) -> bool:
+    tensor = constant(bias)
+    return tensor is not None and bool(tensor.numpy().any())

@@ -14,6 +14,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
+from passes.matching import same
 from passes.symbols import ONE, Sizes
 
 MATRIX = 2
@@ -22,8 +23,9 @@ MATRIX = 2
 class GemmUnflattening(LocalPass):
     """Reshape, Gemm or MatMul, Reshape to MatMul and Add.
 
-    Every axis of x but the last comes back, the weight is a matrix, neither transposes x nor scales anything, and the
-    bias is one row. A weight that is turned (transB) is turned by a Transpose, which folds where it is a constant.
+    Every axis of x but the last comes back, seen in how it is computed or by its name; the weight is a matrix, neither
+    transposes x nor scales anything, and the bias is one row. A weight that is turned (transB) is turned by a
+    Transpose, which folds where it is a constant.
     """
 
     operators: ClassVar[frozenset[str]] = frozenset({"Reshape"})
@@ -39,11 +41,19 @@ class GemmUnflattening(LocalPass):
             return False
         _require_rows(flat, before, scope)
         rows, columns = matrix[::-1] if _is_turned(product) else matrix
-        whole = (*before[:-1], columns) == after and before[-1] == rows
-        require(whole, f"'{node.outputs[0].name}' does not have the axes of '{x.name}' again, or not seen to")
+        kept = before[:-1] == after[:-1] or _alike(x.shape, node.outputs[0].shape)
+        require(
+            kept and before[-1] == rows and after[-1] == columns,
+            f"'{node.outputs[0].name}' does not have the axes of '{x.name}' again, or not seen to",
+        )
         _require_plain(product, node, scope)
         _unflatten(node, product, x, scope)
         return True
+
+
+def _alike(before: ir.Shape | None, after: ir.Shape | None) -> bool:
+    """Equal numbers or names of all axes but the last, as the fusions of attention and norms compare them."""
+    return before is not None and after is not None and same(tuple(before.dims[:-1]), tuple(after.dims[:-1]))
 
 
 def _require_rows(flat: ir.Node, before: Sizes, scope: Scope) -> None:

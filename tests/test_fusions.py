@@ -20,12 +20,18 @@ from tests import architectures
 DECODER = {"GroupQueryAttention": 2, "SkipSimplifiedLayerNormalization": 4, "RotaryEmbedding": 4}
 GATED = {"RMSNormalization": 1, "QuickGelu": 2}  # SiLU is a quick GELU of factor 1
 FUSED = {
-    "bert": {"MultiHeadAttention": 2, "SkipLayerNormalization": 4, "LayerNormalization": 2, "Gelu": 3},
-    "gpt2": {"GroupQueryAttention": 2, "SkipLayerNormalization": 5, "Gelu": 2},
+    "bert": {"MultiHeadAttention": 2, "SkipLayerNormalization": 4, "LayerNormalization": 2, "BiasGelu": 3},
+    "gpt2": {"GroupQueryAttention": 2, "SkipLayerNormalization": 5, "FastGelu": 2},
     "llama": DECODER | GATED,
-    "vit": {"MultiHeadAttention": 2, "SkipLayerNormalization": 4, "LayerNormalization": 1, "Gelu": 2},
+    "vit": {"MultiHeadAttention": 2, "SkipLayerNormalization": 4, "LayerNormalization": 1, "BiasGelu": 2},
     "resnet": {},
-    "whisper": {"MultiHeadAttention": 6, "SkipLayerNormalization": 11, "LayerNormalization": 1, "Gelu": 6},
+    "whisper": {
+        "MultiHeadAttention": 6,
+        "SkipLayerNormalization": 11,
+        "LayerNormalization": 1,
+        "Gelu": 2,
+        "BiasGelu": 4,
+    },
     "t5": {"MultiHeadAttention": 6, "SkipSimplifiedLayerNormalization": 10, "RMSNormalization": 2},
     "qwen3": DECODER | GATED | {"RMSNormalization": 5},
     "gemma3_text": DECODER | {"RMSNormalization": 9, "Gelu": 2},
@@ -53,7 +59,7 @@ CONTRIB = "com.microsoft"
     "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in FUSED]
 )
 def test_what_is_fused_for_each_target(name: str, tmp_path: Path) -> None:
-    folder, shelf = architectures.write(name, tmp_path / "checkpoint"), Shelf(tmp_path / "stages")
+    folder, shelf = architectures.write(name, tmp_path / "checkpoint", trained=True), Shelf(tmp_path / "stages")
     exported = pipeline.export(sources.find(str(folder)), recipe.build({"model": str(folder)}), shelf)
     for target in catalog.TARGETS:
         made = pipeline.optimize(exported, recipe.build({"model": str(folder), "target": target}), shelf)
@@ -71,7 +77,7 @@ def test_what_is_fused_for_each_target(name: str, tmp_path: Path) -> None:
     "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in STANDARD]
 )
 def test_what_is_fused_in_the_standard(name: str, tmp_path: Path) -> None:
-    folder, shelf = architectures.write(name, tmp_path / "checkpoint"), Shelf(tmp_path / "stages")
+    folder, shelf = architectures.write(name, tmp_path / "checkpoint", trained=True), Shelf(tmp_path / "stages")
     wanted = recipe.build({"model": str(folder), "export": {"opset": 23}})
     made = pipeline.optimize(pipeline.export(sources.find(str(folder)), wanted, shelf), wanted, shelf)
     assert not made.facts["fallbacks"]

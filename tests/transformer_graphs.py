@@ -334,6 +334,7 @@ def bias_gelu(
         opset,
         b=normal(8),
         rows=normal(1, 8),
+        zeros=np.zeros(8, np.float32),
     )
 
 
@@ -404,6 +405,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "silu": partial(quick_gelu, inner="Identity(x)"),
     "bias_gelu": bias_gelu,
     "bias_gelu_of_rows": partial(bias_gelu, added="Add(x, rows)"),
+    "bias_gelu_of_zeros": partial(bias_gelu, added="Add(x, zeros)"),
     "bias_gelu_given": partial(bias_gelu, added="Add(x, given)"),
     "bias_gelu_read": partial(bias_gelu, outputs="float[N,S,8] y, float[N,S,8] a"),
     "bias_gelu_tanh": partial(bias_gelu, 'Gelu<approximate = "tanh">(a)', "Add(b, x)"),

@@ -13,7 +13,7 @@ def test_a_bias_goes_along(name: str, operator: str) -> None:
     assert laws.left_by(BiasGeluFusion(), GRAPHS[name]()) == [operator]
 
 
-@pytest.mark.parametrize("name", ["bias_gelu_of_rows", "bias_gelu_given", "bias_gelu_read"])
+@pytest.mark.parametrize("name", ["bias_gelu_of_rows", "bias_gelu_of_zeros", "bias_gelu_given", "bias_gelu_read"])
 def test_no_constant_row_or_one_that_others_need(name: str) -> None:
     assert laws.reasons(BiasGeluFusion(), GRAPHS[name]()) == []
 
