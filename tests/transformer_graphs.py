@@ -435,6 +435,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {
     "rotary_split": partial(rotary, split="split"),
     "rotary_swapped": partial(rotary, halves="hi, lo"),
     "skip_layer_norm": partial(skip_norm, norm="LayerNormalization<axis = -1>(s, w, b)"),
+    "skip_layer_norm_is_unread": partial(skip_norm, norm="LayerNormalization<axis = -1>(s, w, b)", last="Neg(n)"),
     "skip_norm": skip_norm,
     "skip_norm_broadcasts": partial(skip_norm, skip="float[16]"),
     "skip_norm_biased": partial(skip_norm, term="Add(skip, b)"),
