@@ -396,6 +396,9 @@ def serve(
     threads: Threads = 0,
     queue: Annotated[int, Option("--queue", min=0, help="Requests that may wait; one more is told 429.")] = 64,
     max_new_tokens: Annotated[int, Option("--max-new-tokens", min=1, help="Of one request.")] = 1024,
+    drain_seconds: Annotated[
+        int, Option("--drain-seconds", min=1, help="For what is under way when the server is told to end.")
+    ] = 60,
     api_key: Annotated[str | None, Option("--api-key", envvar="COMPRESS_API_KEY", help="Clients send it.")] = None,
 ) -> None:
     """Serve an artifact with OpenAI's interface: completions, chat, streaming, metrics."""
@@ -409,7 +412,9 @@ def serve(
         raise MachineError(f"{error.name} is not installed; `pip install 'compress-onnx[serve]'` brings it") from None
     place = http.listen(host, port)
     make = served.backend(backend, served.limits(max_batch, cache_tokens, threads))
-    options = http.Options(name or artifact.resolve().name, api_key, max_new_tokens=max_new_tokens)
+    options = http.Options(
+        name or artifact.resolve().name, api_key, max_new_tokens=max_new_tokens, drain_seconds=drain_seconds
+    )
     server = http.start(served, make, options, queue)
     _say(f"{options.name} at http://{host}:{port}/v1, {max_batch} at once; Ctrl-C ends it")
     http.run(server, place)

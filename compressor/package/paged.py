@@ -63,17 +63,17 @@ def convert(model: ir.Model, context: int, target: Target = "cpu", cache: Cache 
         raise RequestError(f"{model.graph.name}: no paged graph: it is no decoder with a cache and position_ids")
     layers = _with_windows(model, attention.find(paged, sizes), context)
     op, dtype = Scribe(paged.graph, "paged"), _cache_type(paged.graph)
-    given, pools, step, unread = _enter(op, sizes, cache, _pool_type(target, cache, dtype))
+    windows = sorted({layer.window for layer in layers})
+    given, pools, step, unread = _enter(op, sizes, cache, _pool_type(target, cache, dtype), windows)
     if target == "cuda":
         paged.opset_imports[CONTRIB] = 1
-    masks = {one: paging.visible(op, step, one) for one in sorted({layer.window for layer in layers})}
     for layer in layers:
         pair = pools[2 * layer.layer : 2 * layer.layer + 2]
         rows = [_rows(op, value, layer) for value in _rotated(op, layer, step, pair[0])]
         if target == "cuda":
             attended, written = paging.attend_on_cuda(op, layer, rows, pair, given, dtype)
         else:
-            attended, written = paging.attend_on_cpu(op, layer, rows, pair, step, masks[layer.window], dtype)
+            attended, written = paging.attend_on_cpu(op, layer, rows, pair, step, dtype)
         _put_back(op, layer, attended, pair[1])
         for form, pool, value in zip((decoder.PRESENT_KEY, decoder.PRESENT_VALUE), pair, written, strict=True):
             _become_output(paged.graph, form.format(layer.layer), value, pool.value)
@@ -107,7 +107,7 @@ def _pool_type(target: Target, cache: Cache | None, own: ir.DataType) -> ir.Data
 
 
 def _enter(
-    op: Scribe, sizes: Decoder, cache: Cache | None, pool_type: ir.DataType
+    op: Scribe, sizes: Decoder, cache: Cache | None, pool_type: ir.DataType, windows: Sequence[int]
 ) -> tuple[Given, list[Pool], Step, dict[str, ir.Value]]:
     """New inputs. Inside, the packed tokens are one row, positions come from the lengths, and the past is empty.
 
@@ -129,11 +129,11 @@ def _enter(
     ]
     graph.inputs.clear()
     graph.inputs.extend([ids, given.table, given.cumulative, given.past, *(pool.value for pool in pools)])
-    step = paging.plan(op, ids, given, pools[0].value)
+    step = paging.plan(op, given, pools[0].value, windows)
     row = op("Unsqueeze", ids, [0])
     unread = {name: op.initializer(f"paged/empty {name}", empty) for name, empty in empties.items()}
     unread[decoder.MASK] = op("ConstantOfShape", op("Shape", row), value=ir.tensor(np.ones(1, np.int64)))
-    instead = {**unread, decoder.IDS: row, decoder.POSITIONS: op("Unsqueeze", step.position, [0])}
+    instead = {**unread, decoder.IDS: row, decoder.POSITIONS: step.position}
     for name, value in before.items():
         ir.convenience.replace_all_uses_with(value, instead[name])
     return given, pools, step, unread
@@ -220,10 +220,9 @@ def _rotated(op: Scribe, layer: Attention, step: Step, pool: Pool) -> list[ir.Va
     turn = layer.rotary
     if turn is None:
         return [layer.query, layer.key, layer.value]
-    row = op("Unsqueeze", step.position, [0])
     shared = {"interleaved": turn.interleaved, "rotary_embedding_dim": turn.size, "domain": CONTRIB}
     turned = [
-        op("RotaryEmbedding", value, row, turn.cos, turn.sin, num_heads=heads, **shared)
+        op("RotaryEmbedding", value, step.position, turn.cos, turn.sin, num_heads=heads, **shared)
         for value, heads in ((layer.query, layer.heads), (layer.key, pool.sizes[0]))
     ]
     return [*turned, layer.value]

@@ -3,12 +3,17 @@
     pool [num_blocks, block_size, heads, size]   a request's block table names its blocks in order, so position p of it
                                                  lies in block table[p // block_size], slot p % block_size
 
-PagedAttention, Kwon et al. 2023 (arXiv 2309.06180). On a CPU from standard operators: ScatterND writes this call's keys
-and values into the pool, in place when an engine binds one buffer to input and output; Gather brings the blocks of each
-request side by side; Attention takes a mask for each row, since requests differ in length. An engine's pool begins as
-it was found, and a number that is none would survive a weight of zero: so the last token of a call that begins a block
-is written into the rest of the block too, until others come there, and where a request has no block its first is read.
-On CUDA the three are com.microsoft.PagedAttention, which computes in half precision.
+PagedAttention, Kwon et al. 2023 (arXiv 2309.06180). On a CPU from standard operators, layer by layer:
+
+    ScatterND   writes this call's keys and values into the pool, in place when one buffer is bound as input and output
+    Gather      brings the blocks of each request side by side
+    Attention   of each request's last token: all there is where every request brings one, as most calls are
+    If          some bring more: Attention of all their tokens, in tiles, and each token finds its own among both
+
+Each Attention takes a mask of its own for each row, since requests differ in length. An engine's pool begins as it was
+found, and a number that is none would survive a weight of zero: so the last token of a call that begins a block is
+written into the rest of the block too, until others come there, and where a request has no block its last is read.
+On CUDA all that is com.microsoft.PagedAttention, which computes in half precision.
 
 A pool of 8 bits holds code = round(value / scale), with a scale for each channel of each head (`cache_scales.py`). On
 a CPU what was gathered is cast and not multiplied: the query takes the keys' scales, the output those of the values.
@@ -17,6 +22,7 @@ a CPU what was gathered is cast and not multiplied: the query takes the keys' sc
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,100 +63,157 @@ class Pool:
         return heads, size
 
 
+Masks = dict[int, ir.Value]  # by the window of a layer: [rows, 1, width, keys] true where a query may look
+
+
+@dataclass(frozen=True)
+class View:
+    """What rows of queries look at."""
+
+    blocks: ir.Value  # [rows, blocks] of the pool that hold each row's keys; a shorter row is filled up with its last
+    masks: Masks
+
+
 @dataclass(frozen=True)
 class Step:
     """What a call computes once for all layers.
 
-    A request's tokens are cut into tiles of one width, each a row of the attention with what lies before it as its
-    past: one long prompt among steps of one token would fill up every row to its own length otherwise (eight rows, one
-    of them 248 tokens long, of the built-in model on a busy machine: 590 ms without tiles, 254 ms with).
+    A request that brings several tokens is cut into tiles of one width, each a row of the attention: one long prompt
+    among steps of one token would fill up every row to its own length otherwise (eight rows, one of them 248 tokens
+    long, of the built-in model on a busy machine: 590 ms without tiles, 254 ms with). One that brings a single token
+    is no tile: beside 250 tokens of a prompt, six of those took 27 ms as tiles and take 14.
     """
 
-    position: ir.Value  # [tokens] of each token in its request
     place: ir.Value  # [written, 2] block and slot that keys and values go to
-    written: ir.Value  # [written] index of the token that goes there; at the end those that fill up their blocks
+    written: ir.Value  # [written] index of the token that goes there
     last: ir.Value  # [batch] index of each request's last token
-    spread: ir.Value  # [tiles, width] index of each tile's tokens; the last of a request is filled up with any
-    packed: ir.Value  # [1, tokens] the inverse: index of each token among tiles * width
-    blocks: ir.Value  # [tiles, blocks] that hold each tile's keys; the row is filled up with its first
-    query_position: ir.Value  # [tiles, 1, width, 1]
-    key_position: ir.Value  # [1, 1, 1, blocks * block_size]
+    alone: View  # of those
+    several: ir.Value  # whether a request brings more than its last token
+    position: ir.Value  # [1, tokens] of each token in its request
+    tiles: View  # of the requests that bring several
+    spread: ir.Value  # [tiles, width] index of each tile's tokens; the last of a request is filled up with its last
+    chosen: ir.Value  # [1, tokens] index of each token among tiles * width, followed by the last ones
 
 
-def plan(op: Scribe, ids: ir.Value, given: Given, pool: ir.Value) -> Step:
-    """Compute a step's indices from lengths and block table."""
-    table, cumulative, past = (
-        op("Cast", value, to=ir.DataType.INT64) for value in (given.table, given.cumulative, given.past)
-    )
-    starts, ends = op("Slice", cumulative, [0], [-1]), op("Slice", cumulative, [1], [LAST])
-    count, block_size = op("Squeeze", op("Shape", ids)), op("Squeeze", op("Shape", pool, start=1, end=2))
-    token, last = op("Range", 0, count, 1), op("Sub", ends, 1)
-    row = _row(op, token, ends)
-    position = op("Add", token, op("Gather", op("Sub", past, starts), row))
-    block = op("GatherND", table, _columns(op, row, op("Div", position, block_size)))
-    place, written = _writing(
-        op, block, position, token, op("Compress", last, _begins(op, position, last, past, block_size)), block_size
-    )
+@dataclass(frozen=True)
+class Lengths:
+    """What is known of each request of a call: all of them int64 [batch], the size of a block beside them."""
 
-    lengths = op("Sub", ends, starts)
-    width = op("Min", op("ReduceMax", lengths, keepdims=0), TILE)
-    tiles = op("Div", op("Add", lengths, op("Sub", width, 1)), width)
-    tile_ends = op("CumSum", tiles, 0)
-    begin = op("Mul", op("Sub", tile_ends, tiles), width)  # of each request, among tiles * width
-    tile = op("Range", 0, op("ReduceSum", tiles, keepdims=0), 1)
-    row_of_tile, tile_begin = _row(op, tile, tile_ends), op("Mul", tile, width)
-    shift = op("Sub", starts, begin)
-    column = op("Range", 0, width, 1)
-    first = op("Add", tile_begin, op("Gather", shift, row_of_tile))
-    spread = op("Add", op("Unsqueeze", first, [1]), column)
-    before = op("Add", tile_begin, op("Gather", op("Sub", past, begin), row_of_tile))
-    keys = op("Min", op("Gather", op("Add", past, lengths), row_of_tile), op("Add", before, width))
-
-    blocks = op("Div", op("Add", keys, op("Sub", block_size, 1)), block_size)
-    most = op("ReduceMax", blocks, keepdims=0)
-    nth = op("Range", 0, most, 1)
-    own = op("Where", op("Less", nth, op("Unsqueeze", blocks, [1])), nth, 0)
-    key = op("Range", 0, op("Mul", most, block_size), 1)
-    return Step(
-        position=position,
-        place=place,
-        written=written,
-        last=last,
-        spread=op("Min", spread, op("Sub", count, 1)),
-        packed=op("Unsqueeze", op("Sub", token, op("Gather", shift, row)), [0]),
-        blocks=op("GatherElements", op("Gather", table, row_of_tile), own, axis=1),
-        query_position=op("Unsqueeze", op("Add", op("Unsqueeze", before, [1]), column), [1, 3]),
-        key_position=op("Unsqueeze", key, [0, 1, 2]),
-    )
+    past: ir.Value  # tokens that lie in the pool
+    starts: ir.Value  # index of its first token
+    last: ir.Value  # and of its last
+    counts: ir.Value  # tokens that it brings
+    total: ir.Value  # tokens, with those
+    last_block: ir.Value  # the block of the last token, in its own count
+    block_size: ir.Value
 
 
-def _begins(op: Scribe, position: ir.Value, last: ir.Value, past: ir.Value, block_size: ir.Value) -> ir.Value:
-    """[batch] true where the block of a request's last token had no token before this call."""
-    end = op("Gather", position, last)
-    return op("GreaterOrEqual", op("Sub", end, op("Mod", end, block_size)), past)
+def plan(op: Scribe, given: Given, pool: ir.Value, windows: Sequence[int]) -> Step:
+    """Compute a step's indices from lengths and block table.
 
-
-def _writing(
-    op: Scribe, block: ir.Value, position: ir.Value, token: ir.Value, filling: ir.Value, block_size: ir.Value
-) -> tuple[ir.Value, ir.Value]:
-    """Where keys and values go, and of which tokens: each in its slot [tokens], those of `filling` up to a block's end.
-
-    Of the slots of a block those before the filling token's own are taken to be its own once more.
+    In most calls each request brings one token, to a block that has some: what only others need lies in a branch. A
+    node takes a microsecond however little it computes, and a plan for all took an eighth of the built-in model's call.
     """
-    slot = op("Mod", position, block_size)
-    rest = op("Max", op("Unsqueeze", op("Gather", slot, filling), [1]), op("Range", 0, block_size, 1))
-    again = op("Reshape", op("Expand", op("Unsqueeze", filling, [1]), op("Shape", rest)), [-1])
-    slots = op("Concat", slot, op("Reshape", rest, [-1]), axis=0)
-    written = op("Concat", token, again, axis=0)
-    return _columns(op, op("Gather", block, written), slots), written
+    cumulative, past = (op("Cast", value, to=ir.DataType.INT64) for value in (given.cumulative, given.past))
+    block_size = op("Squeeze", op("Shape", pool, start=1, end=2))
+    starts, ends = op("Slice", cumulative, [0], [-1]), op("Slice", cumulative, [1], [LAST])
+    counts, last = op("Sub", ends, starts), op("Sub", ends, 1)
+    total = op("Add", past, counts)
+    last_block = op("Div", op("Sub", total, 1), block_size)
+    lengths = Lengths(past, starts, last, counts, total, last_block, block_size)
+    blocks, keys = _of_each_last(op, given.table, lengths)
+    queries = op("Unsqueeze", op("Sub", total, 1), [1, 2, 3])
+    alone = View(blocks, {window: visible(op, queries, keys, window) for window in windows})
+    fills = _fills(op, lengths)
+    place, written, position, spread, chosen, own, *masks = op.choose(
+        op("Greater", op("ReduceMax", fills, keepdims=0), 1),
+        lambda: [*_writing(op, given.table, lengths, fills), *_in_tiles(op, lengths, blocks, keys, windows)],
+        lambda: [*_one_each(op, given.table, lengths), *_no_tiles(op, windows)],
+    )
+    tiles = View(own, dict(zip(windows, masks, strict=True)))
+    several = op("Greater", op("ReduceMax", counts, keepdims=0), 1)
+    return Step(place, written, last, alone, several, position, tiles, spread, chosen)
 
 
-def visible(op: Scribe, step: Step, window: int) -> ir.Value:
-    """[tiles, 1, width, keys] true where a query may look."""
-    seen = op("LessOrEqual", step.key_position, step.query_position)
+def _of_each_last(op: Scribe, table: ir.Value, lengths: Lengths) -> tuple[ir.Value, ir.Value]:
+    """Blocks of each request [batch, blocks] and positions of the keys in them [blocks * block_size]."""
+    most = op("Add", op("ReduceMax", lengths.last_block, keepdims=0), 1)
+    own = op("Min", op("Range", 0, most, 1), op("Unsqueeze", lengths.last_block, [1]))
+    keys = op("Range", 0, op("Mul", most, lengths.block_size), 1)
+    return op("GatherElements", table, own, axis=1), keys
+
+
+def _in_tiles(op: Scribe, lengths: Lengths, blocks: ir.Value, keys: ir.Value, windows: Sequence[int]) -> list[ir.Value]:
+    """Of a step: position, spread, chosen; of its tiles: blocks and masks."""
+    is_tiled = op("Greater", lengths.counts, 1)
+    tiled = op("Cast", is_tiled, to=ir.DataType.INT64)
+    width = op("Min", op("ReduceMax", lengths.counts, keepdims=0), TILE)
+    tiles = op("Mul", op("Div", op("Add", lengths.counts, op("Sub", width, 1)), width), tiled)  # [batch]
+    row, nth = _pairs(op, tiles)  # [tiles, 1]
+    inner = op("Add", op("Mul", nth, width), op("Range", 0, width, 1))  # [tiles, width] among its request's tokens
+    spread = op("Min", op("Add", op("Gather", lengths.starts, row), inner), op("Gather", lengths.last, row))
+
+    first = op("Mul", op("Sub", op("CumSum", tiles, 0), tiles), width)
+    behind = op("Add", op("Range", 0, op("Size", tiles), 1), op("Size", spread))
+    own_row, own_nth = _pairs(op, lengths.counts)  # [tokens, 1]
+    position = op("Add", op("Gather", lengths.past, own_row), own_nth)
+    chosen = op("Add", op("Gather", op("Where", is_tiled, first, behind), own_row), own_nth)
+
+    most = op("ReduceMax", op("Mul", op("Add", lengths.last_block, 1), tiled))  # [1] blocks that a tile looks at
+    keys = op("Slice", keys, [0], op("Mul", most, lengths.block_size))
+    queries = op("Unsqueeze", op("Add", op("Gather", lengths.past, row), inner), [1, 3])
+    return [
+        op("Reshape", position, [1, -1]),
+        spread,
+        op("Reshape", chosen, [1, -1]),
+        op("Gather", op("Slice", blocks, [0], most, [1]), op("Squeeze", row, [1])),
+        *(visible(op, queries, keys, window) for window in windows),
+    ]
+
+
+def _no_tiles(op: Scribe, windows: Sequence[int]) -> list[ir.Value]:
+    """What stands for spread, chosen, blocks and masks where nobody reads them."""
+    none = op.initializer("paged/no tiles", np.zeros((0, 0), np.int64))
+    blocks = op.initializer("paged/no blocks", np.zeros((0, 0), np.int32))
+    mask = op.initializer("paged/no mask", np.zeros((0, 1, 0, 0), np.bool_))
+    return [op("Identity", value) for value in (none, none, blocks, *(mask for _ in windows))]
+
+
+def _fills(op: Scribe, lengths: Lengths) -> ir.Value:
+    """[batch] slots that each request writes: its tokens', and the rest of the last one's block if that had none."""
+    begin = op("Mul", lengths.last_block, lengths.block_size)
+    is_new = op("GreaterOrEqual", begin, lengths.past)
+    return op("Sub", op("Where", is_new, op("Add", begin, lengths.block_size), lengths.total), lengths.past)
+
+
+def _writing(op: Scribe, table: ir.Value, lengths: Lengths, fills: ir.Value) -> list[ir.Value]:
+    """Of a step: place, where keys and values go, and written, of which tokens; the last fills up its block."""
+    row, nth = _pairs(op, fills)  # [written, 1]
+    position = op("Add", op("Gather", lengths.past, row), nth)
+    block = op("GatherND", table, op("Concat", row, op("Div", position, lengths.block_size), axis=1))
+    place = _place(op, op("Unsqueeze", block, [1]), op("Mod", position, lengths.block_size))
+    token = op("Min", op("Add", op("Gather", lengths.starts, row), nth), op("Gather", lengths.last, row))
+    return [place, op("Squeeze", token, [1])]
+
+
+def _one_each(op: Scribe, table: ir.Value, lengths: Lengths) -> list[ir.Value]:
+    """Of a step that brings one token a request, each to a block that has some: place, written, position."""
+    block = op("GatherElements", table, op("Unsqueeze", lengths.last_block, [1]), axis=1)
+    slot = op("Unsqueeze", op("Mod", lengths.past, lengths.block_size), [1])
+    return [_place(op, block, slot), op("Identity", lengths.last), op("Unsqueeze", lengths.past, [0])]
+
+
+def _place(op: Scribe, block: ir.Value, slot: ir.Value) -> ir.Value:
+    """[written, 1] each -> [written, 2]"""
+    return op("Concat", op("Cast", block, to=ir.DataType.INT64), slot, axis=1)
+
+
+def visible(op: Scribe, queries: ir.Value, keys: ir.Value, window: int) -> ir.Value:
+    """Positions [rows, 1, width, 1] and [keys] -> [rows, 1, width, keys], true where a query may look."""
+    seen = op("LessOrEqual", keys, queries)
     if window == ALL_TOKENS:
         return seen
-    return op("And", seen, op("Greater", step.key_position, op("Sub", step.query_position, window)))
+    return op("And", seen, op("Greater", keys, op("Sub", queries, window)))
 
 
 Paged = tuple[ir.Value, list[ir.Value]]  # what the tokens attended to [1, tokens, heads * size], and the pools written
@@ -162,30 +225,39 @@ def attend_on_cpu(
     rows: list[ir.Value],
     pools: list[Pool],
     step: Step,
-    mask: ir.Value,
     dtype: ir.DataType,
 ) -> Paged:
     """rows: query, key, value [1, tokens, ...], of the graph's dtype, in which attention computes."""
     query, *new = rows
-    written, gathered = [], []
-    for pool, one in zip(pools, new, strict=True):
-        put = op("Gather", _stored(op, one, pool, dtype), step.written)
-        written.append(op("ScatterND", pool.value, step.place, put))
-        found = op("Reshape", op("Gather", written[-1], step.blocks), [0, -1, math.prod(pool.sizes)])
-        gathered.append(found if pool.value.dtype == dtype else op("Cast", found, to=dtype))
+    written = [
+        op("ScatterND", pool.value, step.place, op("Gather", _stored(op, one, pool, dtype), step.written))
+        for pool, one in zip(pools, new, strict=True)
+    ]
     keys, values = pools
-    attended = op(
-        "Attention",
-        op("Gather", _scaled(op, _flat(op, query, layer, keys), keys, layer, dtype), step.spread),
-        *gathered,
-        mask,
-        q_num_heads=layer.heads,
-        kv_num_heads=keys.sizes[0],
-        scale=layer.scale,
-        softcap=layer.softcap,
-    )
-    packed = op("Gather", _flat(op, attended, layer, values), step.packed)
-    return _scaled(op, packed, values, layer, dtype), written
+    packed = _scaled(op, _in_a_row(op, query, layer, keys), keys, layer, dtype)  # [1, tokens, heads * size]
+
+    def attend(queries: ir.Value, view: View) -> ir.Value:
+        """queries and result [rows, width, heads * size]"""
+        cached = [_brought(op, at, pool, view, dtype) for at, pool in zip(written, pools, strict=True)]
+        shape = {"q_num_heads": layer.heads, "kv_num_heads": keys.sizes[0]}
+        mask = view.masks[layer.window]
+        return op("Attention", queries, *cached, mask, **shape, scale=layer.scale, softcap=layer.softcap)
+
+    alone = attend(op("Transpose", op("Gather", packed, step.last, axis=1), perm=[1, 0, 2]), step.alone)
+
+    def with_tiles() -> list[ir.Value]:
+        tiles = attend(op("Gather", _flat(op, packed, layer, keys), step.spread), step.tiles)
+        both = op("Concat", *(_flat(op, one, layer, values) for one in (tiles, alone)), axis=0)
+        return [op("Gather", both, step.chosen)]
+
+    (found,) = op.choose(step.several, with_tiles, lambda: [op("Transpose", alone, perm=[1, 0, 2])])
+    return _scaled(op, found, values, layer, dtype), written
+
+
+def _brought(op: Scribe, written: ir.Value, pool: Pool, view: View, dtype: ir.DataType) -> ir.Value:
+    """The blocks of each row of a view, side by side: [rows, blocks * block_size, heads * size]."""
+    found = op("Reshape", op("Gather", written, view.blocks), [0, -1, math.prod(pool.sizes)])
+    return found if pool.value.dtype == dtype else op("Cast", found, to=dtype)
 
 
 def _stored(op: Scribe, new: ir.Value, pool: Pool, dtype: ir.DataType) -> ir.Value:
@@ -250,17 +322,20 @@ def _scales_on_cuda(op: Scribe, pools: list[Pool]) -> tuple[list[ir.Value | None
     return [*(None,) * 6, *scales], {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
 
 
+def _in_a_row(op: Scribe, query: ir.Value, layer: Attention, pool: Pool) -> ir.Value:
+    """[1, tokens, heads, size] or as it shall be: [1, tokens, heads * size]"""
+    return op("Reshape", query, [1, -1, layer.heads * pool.sizes[1]]) if layer.heads_first else query
+
+
 def _flat(op: Scribe, value: ir.Value, layer: Attention, pool: Pool) -> ir.Value:
     """[..., heads * size] -> [tokens, heads * size]"""
     return op("Reshape", value, [-1, layer.heads * pool.sizes[1]])
 
 
-def _row(op: Scribe, index: ir.Value, ends: ir.Value) -> ir.Value:
-    """Which part each index falls into, of parts that end at `ends`."""
-    passed = op("GreaterOrEqual", op("Unsqueeze", index, [1]), op("Unsqueeze", ends, [0]))
-    return op("ReduceSum", op("Cast", passed, to=ir.DataType.INT64), [1], keepdims=0)
-
-
-def _columns(op: Scribe, *values: ir.Value) -> ir.Value:
-    """Indices side by side: [..., number of them]."""
-    return op("Concat", *(op("Unsqueeze", value, [-1]) for value in values), axis=-1)
+def _pairs(op: Scribe, counts: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Parts and their elements: counts [2, 0, 3] -> part [[0], [0], [2], [2], [2]], nth [[0], [1], [0], [1], [2]]."""
+    most = op("ReduceMax", counts, keepdims=0)
+    grid = op("Less", op("Range", 0, most, 1), op("Unsqueeze", counts, [1]))
+    pairs = op("Transpose", op("NonZero", grid), perm=[1, 0])
+    part, nth = op.node("Split", pairs, outputs=2, axis=1, num_outputs=2).outputs
+    return part, nth

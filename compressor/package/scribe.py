@@ -1,4 +1,4 @@
-"""Append nodes to a graph: `op("Add", x, 1)` is the value x + 1.
+"""Append nodes to a graph: `op("Add", x, 1)` is the value x + 1; `op.choose(c, f, g)` writes both, and one will run.
 
 Whole numbers among the inputs become int64 constants; equal ones are written once. Names count up, so that equal
 inputs give equal bytes.
@@ -6,6 +6,7 @@ inputs give equal bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ class Scribe:
 
     def __init__(self, graph: ir.Graph, prefix: str) -> None:
         self.graph, self.prefix = graph, prefix
+        self.body = graph  # or a branch, while it is written
         self.constants: dict[str, ir.Value] = {}
         self.written = 0
 
@@ -33,8 +35,22 @@ class Scribe:
         node = ir.node(op_type, given, attributes, domain=domain, num_outputs=outputs, name=name)
         for index, value in enumerate(node.outputs):
             value.name = f"{name}.{index}"
-        self.graph.append(node)
+        self.body.append(node)
         return node
+
+    def choose(
+        self, condition: ir.Value, then: Callable[[], list[ir.Value]], otherwise: Callable[[], list[ir.Value]]
+    ) -> list[ir.Value]:
+        """What `then` writes where the condition holds, else what `otherwise` does; constants stay outside."""
+        one, other = self._branch(then), self._branch(otherwise)
+        node = self.node("If", condition, outputs=len(one.outputs), then_branch=one, else_branch=other)
+        return list(node.outputs)
+
+    def _branch(self, write: Callable[[], list[ir.Value]]) -> ir.Graph:
+        outside, self.body = self.body, ir.Graph([], [], nodes=[], name=f"{self.prefix}/branch {self.written}")
+        self.body.outputs.extend(write())
+        branch, self.body = self.body, outside
+        return branch
 
     def constant(self, number: int | list[int]) -> ir.Value:
         key = f"{self.prefix}/constant {number}"

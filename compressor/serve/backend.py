@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from compressor.errors import RequestError
 
@@ -53,8 +53,7 @@ class Request:
         return Event(number, token, "length" if nth == self.new_tokens else None, cached_tokens)
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """What a step did for one request: a token, an end, or both."""
 
     number: int

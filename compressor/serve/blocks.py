@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def chain(tokens: Sequence[int], block_size: int) -> list[bytes]:
-    """The hash of each full block of a sequence, each over the one before and its own tokens."""
-    found, parent = [], b""
-    for start in range(0, len(tokens) - block_size + 1, block_size):
+def chain(tokens: Sequence[int], block_size: int, known: Sequence[bytes] = ()) -> list[bytes]:
+    """The hash of each full block of a sequence, each over the one before and its own tokens; `known` are its first."""
+    found, parent = list(known), known[-1] if known else b""
+    for start in range(len(known) * block_size, len(tokens) - block_size + 1, block_size):
         block = np.asarray(tokens[start : start + block_size], np.int64).tobytes()
         parent = hashlib.blake2b(parent + block, digest_size=16).digest()
         found.append(parent)

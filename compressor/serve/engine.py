@@ -12,7 +12,7 @@ prefix once. That is a forecast; whether there was room is the Engine's word, an
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from compressor.serve.blocks import chain
 
 VERSION = "0.18."  # the Engine's interface is called experimental and moved with every release before
 EVENTS_A_STEP = 256
+CHUNK = 64  # tokens of one prompt in one call: attention computes all keys up to the last for each of them
 TOKEN, FINISHED, BLOCKED = 1, 2, 4  # bits of an event's flags
 
 
@@ -48,8 +49,8 @@ class Turn:
 
     @property
     def unread(self) -> int:
-        """Tokens that the Engine has to compute before it answers, or the one that follows its last answer."""
-        return 1 if self.answered else len(self.tokens) - self.read
+        """Tokens that the Engine has to compute before its first answer."""
+        return 0 if self.answered else len(self.tokens) - self.read
 
     @property
     def is_greedy(self) -> bool:
@@ -75,6 +76,7 @@ class Engine:
         self.turn_of: dict[Any, Turn] = {}  # by its handle, which the events name
         self.ended: list[Event] = []  # between steps
         self.filled: OrderedDict[bytes, None] = OrderedDict()  # blocks that were computed, the newest last
+        self.held: Counter[bytes] = Counter()  # full blocks of those that run, and how many of them hold each
 
     def _config(self, folder: Path) -> Any:
         config = self.og.Config(str(folder))
@@ -85,7 +87,7 @@ class Engine:
             "max_batch_size": self.limits.max_batch,
             "max_scheduled_tokens": self.limits.max_step_tokens,
         }
-        config.overlay(json.dumps({"engine": {"dynamic_batching": sizes}}))
+        config.overlay(json.dumps({"engine": {"dynamic_batching": sizes}, "search": {"chunk_size": CHUNK}}))
         if self.limits.threads:
             threads = {"session_options": {"intra_op_num_threads": self.limits.threads}}
             config.overlay(json.dumps({"model": {"decoder": threads}}))
@@ -107,7 +109,7 @@ class Engine:
         return bool(self.waiting or self.running or self.ended)
 
     def usage(self) -> Usage:
-        used = min(self._needed(self.running), self.limits.num_blocks)
+        used = min(self._used(), self.limits.num_blocks)
         return Usage(
             total_blocks=self.limits.num_blocks,
             free_blocks=self.limits.num_blocks - used,
@@ -122,35 +124,44 @@ class Engine:
         before, self.ended = self.ended, []
         if not self.running:
             return before
-        self._forecast()
-        events = list(self.engine.run(self.buffer))
+        if not all(one.answered for one in self.running):
+            self._forecast()
+        found, seen = self.engine.run(self.buffer), 0
+        for at in range(len(found)):  # its iterator ends by an exception of C++, which takes as long as three requests
+            raw = found[at]
+            flags = raw.flags.value
+            seen |= flags
+            if flags & (TOKEN | FINISHED) and (one := self.turn_of.get(raw.request)):
+                before += self._translate(one, raw, flags)
         self.tally.steps += 1
-        found = [event for raw in events for event in self._translate(raw)]
-        flags = [raw.flags.value for raw in events]
-        if any(flag & BLOCKED for flag in flags) and not any(flag & (TOKEN | FINISHED) for flag in flags):
+        if seen & BLOCKED and not seen & (TOKEN | FINISHED):
             self._preempt(self.running[-1])
-        return before + self.ended + found
+        return before + self.ended
 
     # --- into the Engine and out of it --------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         """Waiting requests in order, as long as there are places, tokens in the next call, and blocks by our forecast.
 
-        The Engine gives every prompt that it has a token of each call, and attention computes that one as a whole tile:
-        eight prompts of 432 tokens at once cost a third more than one after another (built-in model, 416 and 308 ms).
+        What does not fit into a call waits: attention fills up all prompts of a call to the one with the most behind
+        it, and one that is cut short is behind from then on.
         """
         for one in list(self.waiting):
-            if len(self.running) == self.limits.max_batch or self._reading() >= self.limits.max_step_tokens:
+            if len(self.running) == self.limits.max_batch:
                 return
             self._hash(one)
             if self._in_flight(one):
                 continue
-            if self.running and self._needed([*self.running, one]) > self.limits.num_blocks:
+            reading, room = self._next_call()
+            if reading and reading + min(len(one.tokens) - self._known(one), CHUNK) > room:
+                return
+            if self.running and not self._fits(one):
                 return
             self.waiting.remove(one)
             try:
                 self._begin(one)
                 self.running.append(one)
+                self.held.update(one.hashes)
             except Exception as error:  # a schema that its grammar library refuses, for one
                 self.ended.append(Event(one.number, finish="refused", error=str(error).strip()[:300]))
 
@@ -171,26 +182,26 @@ class Engine:
             options.set_guidance(wanted.guidance.kind, wanted.guidance.text)
         one.turn = one.handle.begin_turn(tokens, options)
         self.turn_of[one.handle] = one
-        known = next((at for at, content in enumerate(one.hashes) if content not in self.filled), len(one.hashes))
-        one.read = min(known * self.limits.block_size, len(one.tokens) - 1)
+        one.read = self._known(one)
 
-    def _reading(self) -> int:
-        """Tokens that wait for the next call inside the Engine."""
-        return sum(one.unread for one in self.running)
+    def _next_call(self) -> tuple[int, int]:
+        """Tokens of prompts in it, and how many there may be: those that follow an answer come first."""
+        room = self.limits.max_step_tokens - sum(one.answered for one in self.running)
+        return sum(min(one.unread, CHUNK) for one in self.running), room
+
+    def _known(self, one: Turn) -> int:
+        """Tokens that lie in blocks already; the last is always computed."""
+        known = next((at for at, content in enumerate(one.hashes) if content not in self.filled), len(one.hashes))
+        return min(known * self.limits.block_size, len(one.tokens) - 1)
 
     def _forecast(self) -> None:
         """The next call computes what follows an answer first, then prompts in their order."""
-        budget = self.limits.max_step_tokens - sum(one.answered for one in self.running)
+        _, room = self._next_call()
         for one in self.running:
-            if not one.answered:
-                count = min(one.unread, budget)
-                one.read, budget = one.read + count, budget - count
+            count = min(one.unread, room, CHUNK)
+            one.read, room = one.read + count, room - count
 
-    def _translate(self, raw: Any) -> list[Event]:
-        one = self.turn_of.get(raw.request)
-        flags = raw.flags.value
-        if one is None or not flags & (TOKEN | FINISHED):
-            return []
+    def _translate(self, one: Turn, raw: Any, flags: int) -> list[Event]:
         if not one.answered:
             self._answered(one)
         token = raw.token if flags & TOKEN else None
@@ -198,7 +209,7 @@ class Engine:
             self.tally.rows += 1
             token = self._unseen(one, token)
         if not flags & FINISHED:
-            return [] if token is None else [Event(one.number, token, cached_tokens=one.cached_tokens)]
+            return [] if token is None else [Event(one.number, token, None, one.cached_tokens)]
         one.cached_tokens = min(raw.usage.cached_prompt_tokens, len(one.request.prompt))
         self.tally.cached_tokens += one.cached_tokens
         finish = self._reason(raw.finish_reason)
@@ -236,6 +247,7 @@ class Engine:
     def _leave(self, one: Turn, *, finished: bool = False) -> None:
         """Out of the Engine: a request that is not closed keeps its place and its blocks."""
         self.running.remove(one)
+        self.held -= Counter(one.hashes)
         del self.turn_of[one.handle]
         if not finished:
             one.handle.cancel_turn(one.turn)
@@ -244,17 +256,28 @@ class Engine:
 
     # --- what we know of its blocks -----------------------------------------------------------------------------------
 
-    def _needed(self, turns: list[Turn]) -> int:
-        """Blocks of these requests with a next token, a full block that several share counted once."""
-        size = self.limits.block_size
-        for one in turns:
-            self._hash(one)
-        shared = {content for one in turns for content in one.hashes}
-        return len(shared) + sum(-(-(len(one.tokens) + 1) // size) - len(one.hashes) for one in turns)
+    def _used(self) -> int:
+        """Blocks of those that run with a next token, a full block that several share counted once."""
+        for one in self.running:
+            self._hash(one, holds=True)
+        return len(self.held) + sum(self._open_blocks(one) for one in self.running)
 
-    def _hash(self, one: Turn) -> None:
-        if len(one.tokens) // self.limits.block_size > len(one.hashes):
-            one.hashes = chain(one.tokens, self.limits.block_size)
+    def _fits(self, one: Turn) -> bool:
+        """Whether its blocks are free by our forecast."""
+        own = self._open_blocks(one) + sum(content not in self.held for content in one.hashes)
+        return self._used() + own <= self.limits.num_blocks
+
+    def _open_blocks(self, one: Turn) -> int:
+        """Blocks that its next token needs, beside those that are full."""
+        return -(-(len(one.tokens) + 1) // self.limits.block_size) - len(one.hashes)
+
+    def _hash(self, one: Turn, *, holds: bool = False) -> None:
+        """Know the full blocks of its tokens; one that runs holds them."""
+        known = len(one.hashes)
+        if len(one.tokens) // self.limits.block_size > known:
+            one.hashes = chain(one.tokens, self.limits.block_size, one.hashes)
+            if holds:
+                self.held.update(one.hashes[known:])
 
     def _in_flight(self, one: Turn) -> bool:
         """Whether somebody is computing the next block of its prefix; the last token is always left to compute."""

@@ -1,7 +1,8 @@
 """OpenAI's interface over a loop: models, completions, chat completions; health and metrics.
 
-An answer that nobody waits for is cancelled, a body that is too long is not read, a queue that is full says 429. A
-server that is told to end (SIGTERM) takes nothing new and finishes what it has begun.
+An answer that nobody waits for is cancelled, a body that is too long or does not come is not read, a queue that is full
+says 429. A server that is told to end (SIGTERM) takes nothing new and finishes what it has begun, in a bounded time: a
+client that has stopped reading or writing cannot keep it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Options:
     api_key: str | None = None
     max_body_bytes: int = 1 << 20
     max_new_tokens: int = 1024
+    body_seconds: float = 30  # in which a request has to have come
+    drain_seconds: int = 60  # that what is under way gets when the server is told to end
 
 
 class Server:
@@ -63,7 +66,7 @@ class Server:
     def app(self) -> FastAPI:
         app = FastAPI(title="compress serve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._life)
         for path, (method, name) in ROUTES.items():
-            app.add_api_route(path, getattr(self, name), methods=[method])
+            app.add_api_route(path, getattr(self, name), methods=["GET", "HEAD"] if method == "GET" else [method])
         for kind in (HttpError, HTTPException, Exception):
             app.add_exception_handler(kind, _say)
         return app
@@ -127,13 +130,13 @@ class Server:
 
     async def _read(self, http: HttpRequest, form: type[Form]) -> Form:
         """The body, of a bounded length and of a form that is understood."""
-        body = bytearray()
-        async for chunk in http.stream():
-            body += chunk
-            if len(body) > self.options.max_body_bytes:
-                raise HttpError(413, f"a request has at most {self.options.max_body_bytes} bytes")
         try:
-            found = form.model_validate_json(bytes(body))
+            async with asyncio.timeout(self.options.body_seconds):
+                body = await self._body(http)
+        except TimeoutError:
+            raise HttpError(408, f"the request did not come within {self.options.body_seconds:g} seconds") from None
+        try:
+            found = form.model_validate_json(body)
         except ValidationError as error:
             field, said = explain(error)
             raise HttpError(400, said, field=field) from None
@@ -141,6 +144,14 @@ class Server:
         if found.guidance and not self.loop.backend.guides:
             raise HttpError(400, "response_format: this backend cannot guide its output; --backend engine can")
         return found
+
+    async def _body(self, http: HttpRequest) -> bytes:
+        body = bytearray()
+        async for chunk in http.stream():
+            body += chunk
+            if len(body) > self.options.max_body_bytes:
+                raise HttpError(413, f"a request has at most {self.options.max_body_bytes} bytes")
+        return bytes(body)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         return list(self.served.tokenizer.encode(text, add_special_tokens=special).ids)
@@ -278,4 +289,6 @@ def start(served: Served, make: Callable[[], Backend], options: Options, queue: 
 
 def run(server: Server, place: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was begun."""
-    uvicorn.Server(uvicorn.Config(server.app(), log_level="warning", access_log=False)).run(sockets=[place])
+    patience = server.options.drain_seconds
+    config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
+    uvicorn.Server(config).run(sockets=[place])

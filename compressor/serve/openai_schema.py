@@ -11,6 +11,7 @@ import secrets
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from compressor.serve.backend import Guidance, Sampling
 
@@ -18,6 +19,7 @@ MAX_STOPS = 4  # as OpenAI has it
 LONGEST_STOP = 4096  # characters
 # For the grammar library (llguidance): else a model that was never taught JSON may write white space for ever.
 COMPACT = {"x-guidance": {"whitespace_flexible": False}}
+UNSUPPORTED = "unsupported"  # the kind of error that a field of these is, with another value
 # Fields that change nothing where they hold one of these.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1, None),
@@ -112,7 +114,8 @@ class Common(Part):
             return data
         for name, accepted in NEUTRAL.items():
             if name in data and not any(_same(data[name], one) for one in accepted):
-                raise ValueError(f"{name} = {json.dumps(data[name])[:80]} is not supported; leave it out")
+                said = f"{name} = {json.dumps(data[name])[:80]} is not supported; leave it out"
+                raise PydanticCustomError(UNSUPPORTED, "{said}", {"said": said, "field": name})
         return {name: one for name, one in data.items() if name not in NEUTRAL and name not in UNREAD}
 
     @field_validator("stop")
@@ -184,6 +187,8 @@ class Chat(Common):
 def explain(error: ValidationError) -> tuple[str | None, str]:
     """The field that is wrong first, and a line that says so."""
     first = error.errors(include_url=False)[0]
+    if first["type"] == UNSUPPORTED:
+        return first["ctx"]["field"], first["msg"]
     place = first["loc"]
     either = next((at for at, name in enumerate(place[:-1]) if name in EITHER), None)
     if either is not None:  # what follows names the alternatives, as Python has them

@@ -173,7 +173,7 @@ class Reference:
     def _name_full_blocks(self, one: Sequence) -> None:
         full = one.computed // self.limits.block_size
         if full > len(one.hashes):
-            one.hashes = chain(one.tokens, self.limits.block_size)
+            one.hashes = chain(one.tokens, self.limits.block_size, one.hashes)
         for index in range(one.named, full):
             self.pool.name(one.blocks[index], one.hashes[index])
         one.named = full

@@ -12,7 +12,8 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, rng: np.random.Gener
     """logits [vocab] of one request; `rng` is the request's own, so its neighbours do not change its draws."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    scaled = (logits - logits.max()).astype(np.float64) / sampling.temperature
+    with np.errstate(over="ignore"):  # at a temperature of next to nothing all but the most likely are at -inf
+        scaled = (logits - logits.max()).astype(np.float64) / sampling.temperature
     likely = np.argsort(-scaled, kind="stable")
     weights = np.exp(scaled[likely])
     before = (weights.cumsum() - weights) / weights.sum()

@@ -24,12 +24,12 @@ from compressor.artifact import MODEL
 from compressor.decoder import Decoder, DecoderSession
 from compressor.package.genai import CONFIG
 from compressor.serve.backend import Backend, Request
-from compressor.serve.served import Served
+from compressor.serve.served import PROMPT_TOKENS, Served
 from compressor.session import load_model, open_session
 
 BATCH = 8
 PAGE = 256  # tokens of a page of transformers' cache, its default
-STEP_TOKENS = 256  # of a call, for transformers as for us
+STEP_TOKENS = PROMPT_TOKENS + BATCH  # of a call, for transformers as for us
 Way = Callable[[list[Request]], int]
 
 

@@ -25,6 +25,7 @@ from tests.decoders import ARCHITECTURES, Exported, tokens
 CONTEXT = 128
 # Sums of float32 in another order; a wrong position, mask or block moves these logits by tenths.
 ROUNDING = 1e-4
+BRANCHES = ("then_branch", "else_branch")
 
 
 def fused(graph: ir.Model) -> ir.Model:
@@ -125,6 +126,19 @@ def test_the_head_is_computed_for_last_tokens_alone(twin: tuple[Exported, ir.Mod
     narrowed = node.inputs[0]
     assert narrowed is not None
     assert narrowed.producer().op_type == "Gather"  # type: ignore[union-attr]
+
+
+def test_what_only_prompts_need_lies_in_branches(exported: Callable[[str], Exported]) -> None:
+    """Where each request brings one token, one Attention a layer is computed; the tiles' is in a branch of each."""
+    graph = paged.convert(exported("mistral").graph(), CONTEXT).graph
+    layers = Exported.sizes(exported("mistral").graph()).layers
+    kinds = [node.op_type for node in graph]
+    assert kinds.count("Attention") == layers
+    assert kinds.count("If") == layers + 1  # the first is the plan's
+    for node in [node for node in graph if node.op_type == "If"][1:]:
+        then, otherwise = ([one.op_type for one in node.attributes[name].as_graph()] for name in BRANCHES)
+        assert then.count("Attention") == 1
+        assert otherwise == ["Transpose"]
 
 
 def test_the_given_graph_is_left_alone(exported: Callable[[str], Exported]) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from compressor.errors import RequestError
 from compressor.serve.backend import Guidance, Limits, Request, Sampling
+from compressor.serve.blocks import chain
+from compressor.serve.engine import CHUNK
 from compressor.serve.served import BACKENDS
 from tests.serve.conftest import Subject, subject
 from tests.serve.serving import Outcome, mixed, serve
@@ -70,17 +72,47 @@ def test_a_late_request_joins_and_does_not_wait(name: str, tiny: Tiny) -> None:
 
 
 def test_prompts_are_read_one_after_another(name: str, tiny: Tiny) -> None:
-    """A token of each prompt in every call would be a tile of the attention for each."""
+    """All rows of a call's attention are as long as the longest: so the Engine begins none that it would cut short."""
     backend = tiny(None).make(name, CHUNKED)
-    requests = [Request((2 + each,) * 40, 1) for each in range(3)]
-    for request in requests:
-        backend.submit(request)
+    for each in range(3):
+        backend.submit(Request((2 + each,) * 40, 1))
     seen = []
     while backend.busy:
         backend.step()
         seen.append((backend.usage().running, backend.usage().waiting))
     assert seen[0] == (1, 2)
-    assert len(seen) == -(-3 * 40 // CHUNKED.max_step_tokens)  # and no call is left half empty
+    assert len(seen) == {"engine": 3 * -(-40 // 16), "reference": -(-3 * 40 // 16)}[name]
+
+
+def test_prompts_that_fit_are_read_side_by_side(tiny: Tiny) -> None:
+    """Each a piece in each call, none behind another: all four are there after two calls."""
+    backend = tiny(None).make("engine", ROOMY)
+    for each in range(4):
+        backend.submit(Request((2 + each,) * (CHUNK + 36), 3))
+    assert backend.step() == []
+    assert backend.usage().running == 4
+    assert sum(event.token is not None for event in backend.step()) == 4
+
+
+def test_the_engines_forecast_counts_a_shared_block_once(tiny: Tiny) -> None:
+    """By hand, after every step: full blocks by their content, and the one that each is filling."""
+    model, size = tiny(None), ROOMY.block_size
+    backend = model.make("engine", ROOMY)
+    texts = {backend.submit(one): list(one.prompt) for one in mixed(12, model.vocab, seed=5)}
+    waiting, most = list(texts), 0
+    while backend.busy:
+        for event in backend.step():
+            texts[event.number] += [] if event.token is None else [event.token]
+            if event.finish:
+                del texts[event.number]
+        usage = backend.usage()
+        running = [texts[one] for one in waiting if one in texts][: usage.running]
+        if len(texts) == usage.running:  # none waits, so it is known who runs
+            full = {content for text in running for content in chain(text, size)}
+            opened = sum(-(-(len(text) + 1) // size) - len(text) // size for text in running)
+            assert usage.used_blocks == len(full) + opened
+            most = max(most, usage.running)
+    assert most > 4
 
 
 def test_who_leaves_leaves_no_trace(name: str, tiny: Tiny) -> None:

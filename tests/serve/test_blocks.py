@@ -55,3 +55,9 @@ def test_a_draw_stays_within_top_p_and_follows_the_distribution() -> None:
     assert choose(logits, Sampling(), rng) == 0
     cold = [choose(logits, Sampling(0.01, 1.0, 0), rng) for _ in range(50)]
     assert set(cold) == {0}
+
+
+def test_a_chain_goes_on_from_what_is_known() -> None:
+    tokens = list(range(23))
+    assert chain(tokens, 4, chain(tokens[:10], 4)) == chain(tokens, 4)
+    assert chain(tokens[:3], 4) == []

@@ -50,6 +50,12 @@ class Client:
         connection.close()
         return response.status, content.decode() if path == "/metrics" else json.loads(content)
 
+    def stalled(self) -> socket.socket:
+        """A client that announces a body and does not send it."""
+        client = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        return client
+
     def complete(self, **changes: Any) -> tuple[int, Any]:
         return self.ask("/v1/completions", PROMPT | changes)
 
@@ -208,6 +214,24 @@ def test_every_error_has_openais_form(client: Client) -> None:
     assert client.ask("/v1/models/tiny")[1]["id"] == "tiny"
 
 
+def test_what_is_not_supported_is_told_by_its_field(client: Client) -> None:
+    for name, value in (("n", 2), ("logprobs", 1), ("tools", [{"type": "function"}])):
+        assert client.complete(**{name: value})[1]["error"]["param"] == name
+
+
+def test_a_balancer_may_ask_for_the_head_alone(client: Client) -> None:
+    connection = client.connect()
+    connection.request("HEAD", "/health")
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (200, b"")
+    connection.close()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tiny: Callable[[int | None], Subject]) -> None:
+    with serving_at(tiny(4).folder, body_seconds=0.2) as client, client.stalled() as stalled:
+        assert stalled.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
 def test_what_is_no_request_is_told_so(client: Client) -> None:
     assert client.ask("/v1/completions", b"{half")[0] == 400
     assert client.ask("/v1/completions", b"[]")[0] == 400
@@ -282,24 +306,40 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
     assert said.splitlines() == [f"compress: --host 127.0.0.1 --port {port}: Address already in use; choose another"]
 
 
-def test_sigterm_finishes_what_was_begun(tiny: Callable[[int | None], Subject]) -> None:
+@contextlib.contextmanager
+def process_at(folder: Path, *options: str) -> Iterator[tuple[Client, subprocess.Popen[str]]]:
+    """`compress serve` in a process of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         client = Client(free.getsockname()[1])
-    command = [sys.executable, ROOT / "cli.py", "serve", tiny(4).folder, "--port", str(client.port), "--name", "tiny"]
-    command += ["--threads", "1"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [sys.executable, ROOT / "cli.py", "serve", folder, "--port", str(client.port), "--name", "tiny"]
+    server = subprocess.Popen([*command, "--threads", "1", *options], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert server.stderr is not None
     assert "http://127.0.0.1" in server.stderr.readline()
     until(lambda: _listens(client.port))
-    with ThreadPoolExecutor(1) as pool:
-        streamed = pool.submit(client.stream, max_tokens=400, prompt="One")
-        until(lambda: client.gauge("requests_running") > 0)
+    yield client, server
+    server.kill()
+    server.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_it_finishes_what_was_begun(end: signal.Signals, tiny: Callable[[int | None], Subject]) -> None:
+    with process_at(tiny(4).folder) as (client, server):
+        with ThreadPoolExecutor(1) as pool:
+            streamed = pool.submit(client.stream, max_tokens=400, prompt="One")
+            until(lambda: client.gauge("requests_running") > 0)
+            server.send_signal(end)
+            chunks = streamed.result(PATIENCE)
+        assert chunks[-1]["choices"][0]["finish_reason"] in ("length", "stop")
+        assert server.wait(PATIENCE) in (0, 130, -end)
+        assert not _listens(client.port)
+
+
+def test_a_client_that_stalls_does_not_keep_it(tiny: Callable[[int | None], Subject]) -> None:
+    with process_at(tiny(4).folder, "--drain-seconds", "1") as (client, server), client.stalled():
+        until(lambda: client.ask("/health")[0] == 200)
         server.send_signal(signal.SIGTERM)
-        chunks = streamed.result(PATIENCE)
-    assert chunks[-1]["choices"][0]["finish_reason"] in ("length", "stop")
-    assert server.wait(PATIENCE) in (0, -signal.SIGTERM)
-    assert not _listens(client.port)
+        assert server.wait(PATIENCE / 3) in (0, -signal.SIGTERM)
 
 
 def _listens(port: int) -> bool:
