@@ -1,6 +1,7 @@
 """Architectures of transformers, each as a class and the sizes of a small random one: a row is all that differs.
 
-Weights are drawn ten times as wide as training starts with: at 0.02 a mask or a position would hardly be felt.
+Weights are drawn ten times as wide as training starts with: at 0.02 a mask or a position would hardly be felt. Biases,
+norms and running statistics, which start as zeros and ones, are drawn too: a bias that is lost or added twice is felt.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ ROWS = {
 }  # fmt: skip
 
 
-def write(name: str, folder: Path, *, trained: bool = False, **other: Any) -> Path:
+def write(name: str, folder: Path, *, trained: bool = True, **other: Any) -> Path:
     """A random checkpoint, the same for each call; `other` sizes than its row has, on request."""
     row = ROWS[name]
     model_class = getattr(transformers, row.model)
