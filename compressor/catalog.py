@@ -85,6 +85,11 @@ PASSES = {
     "noop-elimination": GraphPass(
         "passes.noop_elimination:NoopElimination", ANYWHERE, "what returns its input only costs a call"
     ),
+    "initial-state-removal": GraphPass(
+        "passes.initial_state_removal:InitialStateRemoval",
+        ANYWHERE,
+        "zeros for every batch need not be made at every call",
+    ),
     "shape-arithmetic": GraphPass(
         "passes.shape_arithmetic:ShapeArithmetic", ANYWHERE, "known shapes need no nodes; TensorRT needs them known"
     ),
