@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 # Sizes of a free axis that is the first of its shape, and of others; the first pair at which the graph runs. 2 shows a
 # broadcast that 1 hides; 64 is what a network that halves its image five times wants, 576 what audio models with a
-# window of 512 and its context want: two rows of them before as many rows, which is a thousand times the work.
-FREE_AXES = ((2, 2), (1, 1), (16, 16), (2, 64), (2, 576), (576, 576))
+# window of 512 and its context want, and 288 those of 256: two rows of them before as many rows, which is a thousand
+# times the work.
+FREE_AXES = ((2, 2), (1, 1), (16, 16), (2, 64), (2, 288), (2, 576), (576, 576))
 # For the second call.
-OTHER_AXES = ((3, 5), (5, 3), (3, 3), (1, 1), (4, 4), (1, 2), (2, 1), (3, 96), (3, 576))
+OTHER_AXES = ((3, 5), (5, 3), (3, 3), (1, 1), (4, 4), (1, 2), (2, 1), (3, 96), (3, 288), (3, 576))
 MASK = "mask"  # in the names of inputs that say what is padding
 MOST_ENTRIES = 1 << 22  # of an input with free axes: five axes of 576 are more memory than anybody has
 
@@ -154,7 +155,7 @@ def _has_choices(model: ir.Model) -> bool:
 
 
 def _is_free(value: ir.Value) -> bool:
-    return not all(isinstance(size, int) and size >= 0 for size in value.shape or ())
+    return not all(map(_is_number, value.shape or ()))
 
 
 def _other_defaults(model: ir.Model) -> Feeds:
@@ -170,8 +171,7 @@ def _differs(feeds: Feeds, first: Feeds) -> bool:
 
 def _candidates(model: ir.Model, axes: Iterable[tuple[int, int]], seed: int) -> Iterator[Feeds]:
     for sizes in axes:
-        named: dict[str, int] = {}
-        free = [_shape(value, sizes, named) for value in model.graph.inputs if _is_free(value)]
+        free = list(_shapes([value for value in model.graph.inputs if _is_free(value)], sizes))
         if max(map(math.prod, free), default=0) <= MOST_ENTRIES:
             yield made_up(model, sizes, seed)
 
@@ -179,24 +179,32 @@ def _candidates(model: ir.Model, axes: Iterable[tuple[int, int]], seed: int) -> 
 def made_up(model: ir.Model, sizes: tuple[int, int], seed: int) -> Feeds:
     """Values for every input that needs one; `sizes`: of a free axis that is the first of its shape, and of others.
 
-    Axes of one name have one size, that of the first place where the name stands.
+    Axes of one name have one size, that of the first place where the name stands. Where an input has a free first axis,
+    the one free axis of another is its batch too, as in the states of a recurrent layer.
     """
     rng = np.random.default_rng(seed)
     given = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    pairs = zip(given, _shapes(given, sizes), strict=True)
+    return {str(value.name): _fill(value, shape, rng) for value, shape in pairs}
+
+
+def _shapes(values: list[ir.Value], sizes: tuple[int, int]) -> Iterator[list[int]]:
+    free = [[place for place, size in enumerate(one.shape or ()) if not _is_number(size)] for one in values]
+    batched = any(places[:1] == [0] for places in free)
     named: dict[str, int] = {}
-    return {str(value.name): _fill(value, _shape(value, sizes, named), rng) for value in given}
+    for value, places in zip(values, free, strict=True):
+        first = 0 if len(places) != 1 or not batched else places[0]
+        yield [_size(size, sizes[place != first], named) for place, size in enumerate(value.shape or ())]
 
 
-def _shape(value: ir.Value, sizes: tuple[int, int], named: dict[str, int]) -> list[int]:
-    shape = []
-    for place, size in enumerate(value.shape or ()):
-        if isinstance(size, int) and size >= 0:
-            shape.append(size)
-        else:
-            name = str(size.value or "") if isinstance(size, ir.SymbolicDim) else ""
-            free = sizes[bool(place)]
-            shape.append(named.setdefault(name, free) if name else free)
-    return shape
+def _is_number(size: int | ir.SymbolicDim) -> bool:
+    return isinstance(size, int) and size >= 0
+
+
+def _size(size: int | ir.SymbolicDim, free: int, named: dict[str, int]) -> int:
+    if isinstance(size, int):
+        return size if size >= 0 else free
+    return named.setdefault(str(size.value), free) if size.value else free
 
 
 def _fill(value: ir.Value, shape: list[int], rng: np.random.Generator) -> NDArray[np.generic]:

@@ -111,3 +111,17 @@ def test_rows_of_masks_see_something_where_that_is_asked_for() -> None:
         assert (call["attention_mask"][:, 0] == 1).all()
         assert (call["attention_mask"][:, 1:] == before["attention_mask"][:, 1:]).all()
         assert (call["ids"] == before["ids"]).all()
+
+
+def test_a_state_has_the_batch_of_the_input() -> None:
+    """No axis has a name, and 2 rows of 64 beside states for 64 rows run nowhere."""
+    text = """(float[N,W] x, float[2,M,8] h) => (float[A,9] y) {
+        column = Gather<axis = 1>(x, far)  last = Gather(h, one)  y = Concat<axis = 1>(column, last)
+    }"""
+    model = graphs.build(text, one=np.array(1), far=np.array([20]))
+    for value in model.graph.inputs:
+        value.shape = ir.Shape([size if isinstance(size, int) else None for size in value.shape])
+    found = probe.find(model)
+    assert found is not None
+    assert not found.one_size
+    assert all(feeds["x"].shape[0] == feeds["h"].shape[1] for feeds in found.calls)
