@@ -147,6 +147,9 @@ PASSES = {
         ANYWHERE,
         "a factor or summand for each channel is free in a weight",
     ),
+    "factor-merging": GraphPass(
+        "passes.factor_merging:FactorMerging", ANYWHERE, "one sweep instead of two; what no weight has taken in by now"
+    ),
     "gemm-fusion": GraphPass("passes.gemm_fusion:GemmFusion", ANYWHERE, "product and bias in one call"),
     "activation-merging": GraphPass(
         "passes.activation_merging:ActivationMerging", ANYWHERE, "one limit instead of two sweeps"
