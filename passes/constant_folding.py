@@ -32,6 +32,7 @@ from passes.single_node import NUMBERS, alone, can_stand_alone, results
 
 Array = npt.NDArray[Any]
 Compute = Callable[[], Sequence[Array]]
+SHARE_OF_READ = 16  # that a result may add: the mean of a weight, which goes once the weight is standardized by it
 MOST_BYTES_RUN = 1 << 28  # that a run is given: they are copied into its model
 WEIGHTED = {*LINEAR, "BatchNormalization"}  # of which every input but the first may be a weight
 
@@ -45,6 +46,7 @@ class ConstantFolding(Edits, ir.passes.InPlacePass):
 
     `max_bytes_grown`: 1 KiB holds a shape, an axis list, a norm's scalars, and no weight. So Expand of one number to
     [2048, 2048] stays a node, and so does the Transpose of a tied embedding, which would become a second copy.
+    A sixteenth of what the node reads may be added too, for the mean of a weight goes with the weight.
     `max_bytes_of_weight`: a ConstantOfShape that is the weight of a product or a convolution is that weight, written
     short: written out, a BatchNormalization can go into it. The runtime does the same when it loads.
     A larger result can else only come from a weight that goes. It takes over that weight's name where it has as many
@@ -120,7 +122,9 @@ class ConstantFolding(Edits, ir.passes.InPlacePass):
             nbytes += math.ceil(result.size * dtype.itemsize)
         if nbytes > self.max_bytes_grown:  # else there is nothing to count
             grown = nbytes - sum(self._credit(value, tensor) for value, tensor in _constants(node).items())
-            allowed = self.max_bytes_of_weight if _is_weight(node) else self.max_bytes_grown
+            read = sum(tensor.nbytes for tensor in _constants(node).values())
+            grown_at_most = max(self.max_bytes_grown, read // SHARE_OF_READ)
+            allowed = self.max_bytes_of_weight if _is_weight(node) else grown_at_most
             if grown > allowed:
                 return f"the model would grow by {grown} bytes, more than the {allowed} allowed"
         finite = all(is_finite(ir.Tensor(result)) for result in found)

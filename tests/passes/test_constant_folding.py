@@ -198,3 +198,15 @@ def test_what_the_runtime_refuses_stays() -> None:
     graph_pass = ConstantFolding(run=refuse)
     assert not graph_pass(model).modified
     assert graph_pass.refusals[0].reason == "cannot be evaluated: no kernel for Sigmoid"
+
+
+def test_a_weight_that_is_standardized_is_that_weight() -> None:
+    """Its mean, for each of 512 outputs, is more than 1 KiB; the difference takes the place of the weight."""
+    text = """(float[1,32,4,4] x) => (float[1,512,4,4] y) {
+        m = ReduceMean<axes = [1, 2, 3]>(w)  d = Sub(w, m)  y = Conv(x, d)
+    }"""
+    model = graphs.build(text, w=graphs.normal(512, 32, 1, 1))
+    ImportNormalization()(model)
+    graph_pass = ConstantFolding(run=session.compute)
+    assert laws.left_by(graph_pass, model) == ["Conv"]
+    assert list(model.graph.initializers) == ["w"]
