@@ -180,6 +180,15 @@ PASSES = {
     ),
 }
 
+# What others fuse and these passes leave; ONNX Runtime 1.31, one thread of the CPU (tests/bench/results/README.md):
+#   q, k and v, or gate and up, as one float product    0.88 to 1.26 of the time, mostly above 1; it is done for int8
+#                       activations, after quantization (PACKING)
+#   the projections inside com.microsoft.Attention    0.96 to 0.98 of the time; no weight could be rounded any more
+#   EmbedLayerNormalization    saves half a millisecond a call of 128 x 768; no table could be rounded any more
+#   rotation inside GroupQueryAttention    wants a table of all positions, which a graph that computes angles has not
+#   MoE and QMoE    experts are batched products here, each matrix read once (compressor/export/experts.py)
+#   logits of the last token alone    would change what the graph answers
+
 SOLVERS = {
     "rtn": "compressor.quantize.rtn:RoundToNearest",
     "gptq": "compressor.quantize.gptq:Gptq",

@@ -113,7 +113,10 @@ def table(rows: dict[str, Row]) -> str:
         "| architecture | target | nodes | operators |",
         "|---|---|---|---|",
     ]
-    return HEAD + "\n".join([*lines, *(line for name in known for line in _layers(name, rows[name]))]) + "\n"
+    lines += [line for name in known for line in _layers(name, rows[name])]
+    left = [name for name in DEEPER if name not in rows]
+    lines += ["", f"Not made yet: {', '.join(left)}."] if left else []
+    return HEAD + "\n".join(lines) + "\n"
 
 
 def _cell(told: Row) -> str:
