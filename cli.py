@@ -195,6 +195,9 @@ def quantize(
     json_: Json = False,
 ) -> None:
     """Quantize the weights and package them as the engine loads them."""
+    from compressor.deferred import defer
+
+    defer()
     from compressor import pipeline, sources
     from compressor.artifact import Shelf
 

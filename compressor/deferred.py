@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -39,6 +40,40 @@ METADATA = "importlib.metadata"
 GARBAGE = 100_000  # containers made and not yet gone, before Python looks which of them are; its own number is 700
 
 
+_LOCK = RLock()
+
+
+class Deferred(ModuleType):
+    """A module that is loaded when something of it is asked for that every module has not.
+
+    Python's own LazyLoader loads at any question, and `import torch` asks each module there is for its file.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        spec = self.__spec__
+        with _LOCK:  # a second thread waits until it is whole; the first may ask for more of it on its way
+            if spec is not None and isinstance(spec.loader, Later):
+                spec.loader = spec.loader.loader
+                spec.loader.exec_module(self)
+                self.__class__ = ModuleType  # type: ignore[assignment]
+        return ModuleType.__getattribute__(self, name)
+
+
+class Later(Loader):
+    """A loader that puts another one off."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return Deferred(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        del module
+
+
 class Deferrer:
     """A finder that stands before Python's own, and puts its loader off for the modules of the list."""
 
@@ -46,7 +81,7 @@ class Deferrer:
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in DEFERRED else None
         if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
+            spec.loader = Later(spec.loader)
         return spec
 
 

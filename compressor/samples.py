@@ -32,7 +32,7 @@ from compressor.sources import TOKENIZER
 
 ARRAYS, LABELS = ".npz", "labels"
 SEGMENTS = "token_type_ids"
-TOKENS_PER_BATCH = 1024  # enough for full speed in the products; more only holds more activations
+TOKENS_PER_BATCH = 512  # enough for full speed in the products; more only holds more activations
 ROWS_PER_BATCH = 32
 ROWS_OF_TEXT = 2  # a call of a comparison
 Array = NDArray[np.generic]

@@ -22,6 +22,17 @@ executed = [name for name, module in sys.modules.items() if type(module) is type
 print(json.dumps({"executed": executed, "blas": os.environ["OPENBLAS_NUM_THREADS"], "garbage": gc.get_threshold()[0]}))
 """
 
+# In an interpreter of its own: this one has loaded everything long ago.
+WITH_TORCH = """
+import sys
+from compressor.deferred import defer
+defer()
+import onnx_ir, torch
+print("sympy" in sys.modules, "sympy.core" in sys.modules)
+dimension = onnx_ir.SymbolicDim("N") + 1
+print(dimension, "sympy.core" in sys.modules)
+"""
+
 
 def test_what_is_put_off_is_not_executed(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
@@ -33,3 +44,8 @@ def test_what_is_put_off_is_not_executed(tmp_path: Path) -> None:
     assert {"numpy", "onnx", "onnxruntime"} <= executed
     assert sorted(executed & (DEFERRED | {"typer", "pydantic", "rich", "onnxscript", "torch"})) == []
     assert (said["blas"], said["garbage"]) == ("1", 100_000)
+
+
+def test_sympy_waits_for_torch_too_until_a_dimension_is_computed_with() -> None:
+    run = subprocess.run([sys.executable, "-c", WITH_TORCH], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.splitlines() == ["True False", "N + 1 True"]

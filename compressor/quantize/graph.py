@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -175,26 +176,22 @@ class Flow:
         self._carried: list[Feeds] = [dict(batch) for batch in batches]
         self._fed = frozenset(batches[0])
         self._real = [torch.from_numpy(np.asarray(batch[MASK], bool)) if MASK in batch else None for batch in batches]
-        self._x: list[Tensor] = []  # of the last segment, a view a batch
+        self._x: list[Tensor] = []  # of the last segment, one a batch
         self._weights: list[tuple[Linear, Tensor]] = []
         self._dtype, self._device = dtype, device
         self._long = IDS in batches[0] and batches[0][IDS].shape[1] > PLAIN_ATTENTION_TOKENS
 
     def run(self, segment: Segment) -> Iterator[Tensor]:
         """Run a segment on every batch; yields its x, kept until the weights to multiply it by are known."""
-        _return_free_memory()
+        return_free_memory()
         session = self._session(segment.model) if segment.model else None
-        multiplied, self._x = self._x, []
-        kept = None
+        multiplied, self._x = self._x[::-1], []
         for index, values in enumerate(self._carried):
             if multiplied:
-                values.update(self._products(multiplied[index]))
+                values.update(self._products(multiplied.pop()))
             if session:
                 values.update(self._made(session, segment, values))
-            x = torch.from_numpy(values[str(segment.x.name)])
-            kept = self._room(x) if kept is None else kept
-            self._x.append(kept[index][: len(x)].copy_(x))
-            del x
+            self._x.append(self._kept(torch.from_numpy(values[str(segment.x.name)])))
             for name in segment.last_used - self._fed:
                 values.pop(name, None)
             yield from self._inputs(segment, index)
@@ -226,9 +223,12 @@ class Flow:
             return tokens
         return tokens[real.flatten().to(tokens.device)]
 
-    def _room(self, first: Tensor) -> Tensor:
-        """One block for the x of all batches: given back whole, where many small ones would leave a heap of holes."""
-        return torch.empty(len(self._carried), *first.shape, dtype=self._dtype, device=self._device)
+    def _kept(self, x: Tensor) -> Tensor:
+        """A copy of a batch's x; on the CPU mapped by itself: it goes once it has been multiplied, without a hole."""
+        if self._device.type != "cpu":
+            return x.to(self._device, self._dtype)
+        room = mmap.mmap(-1, x.numel() * self._dtype.itemsize)
+        return torch.frombuffer(room, dtype=self._dtype, count=x.numel()).view(x.shape).copy_(x)
 
     def resume(self, segment: Segment, weights: Sequence[Tensor]) -> None:
         """Say which weights, float32 [in, out], the segment's x is multiplied by."""
@@ -484,7 +484,7 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
     return [g for one in attributes for g in ([one.as_graph()] if one.type == kinds[0] else one.as_graphs())]
 
 
-def _return_free_memory() -> None:
+def return_free_memory() -> None:
     """glibc keeps what is freed between blocks in use; a solve of 2048 inputs left 200 MB of such holes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compressor.quantize import ranks
-from compressor.quantize.graph import Flow, Segment
+from compressor.quantize.graph import Flow, Segment, return_free_memory
 from compressor.quantize.statistics import SecondMoment
 
 
@@ -27,6 +27,7 @@ def gather(flow: Flow, segment: Segment, device: torch.device) -> Tensor:
 
     if one_of_several:
         ranks.in_turn(moment.panels, add)
+    return_free_memory()
     return moment.value()
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 class Laps:
@@ -33,7 +34,7 @@ class Laps:
         yield
         self.seconds[name] = time.perf_counter() - start
 
-    def report(self, *packages: str) -> None:
+    def report(self, *packages: str, **more: Any) -> None:
         """Print the document; the versions are those of the named packages."""
         document = {f"{name}_seconds": round(seconds, 3) for name, seconds in self.seconds.items()} | {
             "total_seconds": round(sum(self.seconds.values()), 3),
@@ -41,7 +42,7 @@ class Laps:
             "baseline_rss_bytes": self.baseline_rss_bytes,
             "versions": {package: version(package) for package in packages},
         }
-        print(json.dumps(document), flush=True)
+        print(json.dumps(document | more), flush=True)
 
 
 def resident_bytes(field: str) -> int:

@@ -1,4 +1,6 @@
-"""compress on the benchmark's model: `ours.py OPTIMIZED CALIBRATION OUTPUT`, in the peers' terms.
+"""compress on the benchmark's model: `ours.py OPTIMIZED CALIBRATION OUTPUT [parts]`, in the peers' terms.
+
+parts: the document says where the time goes as well, and what the machine can do.
 
 4 bits, groups of 128, symmetric, no act-order, no scale search: what the peers do by default.
 """
@@ -8,18 +10,23 @@ import sys
 from pathlib import Path
 
 from laps import Laps
+from parts import Parts, speeds
 
-from compressor import pipeline, recipe, sources
-from compressor.artifact import Shelf
+from compressor.deferred import defer
+
+defer()  # as `compress quantize` begins
+
+from compressor import pipeline, recipe, sources  # noqa: E402
+from compressor.artifact import Shelf  # noqa: E402
 
 OPTIONS = {"bits": 4, "group_size": 128, "scheme": "absmax", "act_order": False, "scale_search": False}
 
 
-def main(optimized: Path, calibration: Path, output: Path) -> None:
+def main(optimized: Path, calibration: Path, output: Path, wanted: str = "") -> None:
     import torch  # imported before the clock starts, as the peers have it
 
     del torch
-    laps = Laps()
+    laps, parts = Laps(), followed() if wanted else None
     data = {"source": str(calibration), "samples": 32, "length": 512}
     chosen = recipe.build({"model": str(optimized), "quantize": {"gptq": OPTIONS}, "calibration": data})
     shutil.rmtree(output, ignore_errors=True)
@@ -29,8 +36,29 @@ def main(optimized: Path, calibration: Path, output: Path) -> None:
         quantized = pipeline.quantize(given, chosen, Shelf(output / "quantized", exact=True))
     with laps("save"):
         pipeline.package(given, quantized, chosen, Shelf(output / "packaged", exact=True))
-    laps.report("compress-onnx", "torch", "onnxruntime-gpu")
+    more = {"parts": parts.report(), "machine": speeds()} if parts else {}
+    laps.report("compress-onnx", "torch", "onnxruntime-gpu", **more)
+
+
+def followed() -> Parts:
+    """The parts of GPTQ; what is none of them is the loop around them."""
+    from compressor import artifact
+    from compressor.quantize import gptq, graph, solve, statistics, store
+
+    parts = Parts()
+    parts.follow("everything else", pipeline, "quantize")
+    parts.follow("forward in ONNX Runtime", graph.Flow, "_made")
+    parts.follow("forward in ONNX Runtime", graph.Flow, "_session")
+    parts.follow("products", graph.Linear, "product", lambda linear, x, weight: 2.0 * x.numel() * weight.shape[1])
+    parts.follow("inputs kept", graph.Flow, "_kept")
+    parts.follow("statistics", statistics.SecondMoment, "add", lambda moment, x: float(x.numel() * (x.shape[1] + 1)))
+    parts.follow("factor", gptq.Gptq, "factorise", lambda solver, moment: len(moment) ** 3 / 3)
+    parts.follow("solve", gptq.Factorised, "solve")
+    parts.follow("errors for the table", solve._Group, "row")
+    parts.follow("write", store, "write")
+    parts.follow("write", artifact, "_flushed")
+    return parts
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:])
