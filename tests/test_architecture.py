@@ -19,7 +19,7 @@ OURS = {
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__"): path
     for path in (ROOT / "cli.py", *ROOT.glob("compressor/**/*.py"), *ROOT.glob("passes/**/*.py"))
 }
-SOLVER_FAMILY = ("qtensor", "statistics", "rtn", "gptq")
+SOLVER_FAMILY = ("qtensor", "statistics", "rtn", "gptq", "fused")
 HEAVY = ("torch", "onnxruntime", "transformers", "datasets", "onnx", "onnx_ir", "numpy", "pydantic")
 
 
@@ -62,7 +62,7 @@ def test_passes_import_the_graph_library_and_themselves(module: str) -> None:
 
 @pytest.mark.parametrize("name", SOLVER_FAMILY)
 def test_solvers_see_arrays_and_never_graphs_nor_each_other(name: str) -> None:
-    shared = {f"compressor.quantize.{one}" for one in ("qtensor", "statistics", "threads")}
+    shared = {f"compressor.quantize.{one}" for one in ("qtensor", "statistics", "threads", "fused")}
     assert beyond_the_standard_library(imports(f"compressor.quantize.{name}")) <= {"torch", *shared}
 
 

@@ -26,6 +26,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from compressor.quantize import fused
 from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor, group_of_row, rows_of_group
 from compressor.quantize.threads import one_thread
 
@@ -150,15 +151,24 @@ class Factorised:
             kernel.round_block(target, given, pull, scale, zero, codes, errors, self.solver.grid.levels)
             return
         shifted = torch.addcmul(given, zero, scale)  # error = given - (code - zero) * scale = shifted - code * scale
-        parts = (part.unbind() for part in (target, shifted, pull, scale, zero, codes, errors))
-        for i, (wanted, beyond, pulls, step, middle, code, error) in enumerate(zip(*parts, strict=True)):
-            stripe = slice(i - i % STRIPE, i - i % STRIPE + STRIPE)
-            if i == stripe.start > 0:
-                target[stripe].addmm_(pull[stripe, :i], errors[:i])
-            elif i > 0:
-                wanted.addmv_(errors[stripe.start : i].T, pulls[stripe.start : i])
+        for stripe in rows_of_group(len(target), STRIPE):
+            start = stripe.start
+            if start > 0:
+                target[stripe].addmm_(pull[stripe, :start], errors[:start])
+            inner = pull[stripe, start:]
+            rows = (target[stripe], shifted[stripe], inner, scale[stripe], zero[stripe])
+            if not fused.round_rows(*rows, self.solver.grid.levels, codes[stripe], errors[stripe]):
+                self._round_rows(*rows, codes[stripe], errors[stripe])
+
+    def _round_rows(
+        self, target: Tensor, shifted: Tensor, pull: Tensor, scale: Tensor, zero: Tensor, codes: Tensor, errors: Tensor
+    ) -> None:
+        """Round one row after another; each pulls those that follow, the first error first."""
+        parts = (part.unbind() for part in (target, shifted, scale, zero, codes, errors))
+        for i, (wanted, beyond, step, middle, code, error) in enumerate(zip(*parts, strict=True)):
             self.solver.grid.encode(wanted, step, middle, out=code)
             torch.addcmul(beyond, code, step, value=-1, out=error)
+            target[i + 1 :].addcmul_(pull[i + 1 : len(target), i : i + 1], error)
 
 
 class NotPositiveDefiniteError(ArithmeticError):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compressor.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import moments, ranks, store, target
+from compressor.quantize import fused, moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
 from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped
 from compressor.quantize.graph import Flow, Linear, product_dtype, segments
@@ -27,6 +27,8 @@ from compressor.quantize.threads import a_weight_each
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
 WORSE_BY = 1.001
+# Weights from which on the compiler's third of a second is won back.
+WORTH_SOLVED, WORTH_ROUNDED = 1 << 23, 1 << 27
 NOT_CORRECTED = "not corrected, its inputs' drift is not finite"
 
 
@@ -47,6 +49,7 @@ def with_data(
     are solved toward the float model's outputs (`target.py`), for which the data flows through the float weights too.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _compile(linears, WORTH_SOLVED)
     flow = Flow(batches, dtype=product_dtype(device), device=device)
     exact = Flow(batches, dtype=product_dtype(device), device=device) if correction else None
     rows: list[dict[str, Any]] = []
@@ -93,6 +96,7 @@ def without_data(
         error = float((some.dequantize() - W).square().sum()) / power if power else 0.0
         return _row(linear, tensor) | {"weight_error": _number(error), "flags": _flags(tensor, worse=False)}
 
+    _compile(linears, WORTH_ROUNDED)
     with a_weight_each() as pool:
         work = [pool.submit(rounded, linear) for linear in linears]
         return [one.result() for one in track(work, "rtn")]
@@ -126,6 +130,11 @@ def weighted(
             rows.append(_row(linear, tensors[0]) | found | {"flags": _flags(tensors[0], worse=error > without)})
         flow.resume(segment, rounded)
     return rows
+
+
+def _compile(linears: Sequence[Linear], worth: int) -> None:
+    if sum(math.prod(linear.shape) for linear in linears) >= worth:
+        fused.prepare()
 
 
 def at(solver: S, choice: Choice | None) -> S:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compressor.artifact import begin_flush
 from compressor.quantize import ranks
 from compressor.quantize.codebook import CodebookTensor
 from compressor.quantize.qtensor import QTensor
@@ -60,6 +61,7 @@ def write(folder: Path, name: str, tensor: QTensor | CodebookTensor) -> None:
     save_file(
         {key: part.cpu().contiguous() for key, part in parts.items()}, path, metadata={"qtensor": json.dumps(facts)}
     )
+    begin_flush(path)
 
 
 def file_of(name: str) -> str:

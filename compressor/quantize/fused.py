@@ -1,0 +1,138 @@
+"""One sweep over a tile of weights where torch makes eight: C, compiled for this processor where there is a compiler.
+
+    prepare()                                     compiles, once; until then, and where that fails, all below say no
+    squared_error(tile, scale, zero, levels)      what Grid.fit asks of every grid that it tries
+    encode(tile, scale, zero, levels, codes)      the codes of the grid that it chose
+    round_rows(target, shifted, pull, ...)        the column loop of GPTQ, a stripe at a time
+
+Bit for bit what torch computes, which is asked when it is loaded, so where there is no compiler, or memory lies
+otherwise than C was told, torch does it and nobody sees but the clock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import shutil
+import subprocess
+import tempfile
+from ctypes import c_float, c_int, c_ssize_t, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_suffix(".c")
+COMPILERS = ("cc", "gcc", "clang")
+# No contraction: torch rounds a product before it adds. No errno or trap, which stand in the way of vectors.
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+LIMIT_SECONDS = 30
+LANES = 64  # columns that C goes over at a time; the last few of other numbers torch adds up in another order
+LEVELS, LEAST_POWER = 4, 4  # torch sums 16 rows, then 16 such sums and so on, four levels deep
+
+_TILE = (c_void_p, c_ssize_t, c_ssize_t, c_ssize_t, c_void_p, c_void_p, c_float)
+_SIGNATURES = {
+    "squared_error": (*_TILE, c_int, c_void_p),
+    "encode": (*_TILE, c_void_p, c_ssize_t),
+    "round_rows": (
+        *(c_void_p, c_void_p, c_ssize_t, c_ssize_t, c_void_p, c_ssize_t, c_ssize_t),
+        *(c_void_p, c_void_p, c_ssize_t, c_float, c_void_p, c_void_p),
+    ),
+}
+_loaded: list[ctypes.CDLL] = []
+
+
+@functools.cache
+def prepare() -> None:
+    """Compile, where there is something to compile with: a third of a second."""
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="compress-") as folder:
+        try:
+            path = Path(folder) / "fused.so"
+            command = [compiler, *FLAGS, "-o", str(path), str(SOURCE), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, timeout=LIMIT_SECONDS)
+            library = ctypes.CDLL(str(path))
+        except (OSError, subprocess.SubprocessError):  # a compiler without headers, or one that knows other flags
+            return
+    for name, types in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
+    _loaded.append(library)
+    if not _agrees():
+        _loaded.clear()
+
+
+def _agrees() -> bool:
+    """Whether C and torch give the same bits: a build of torch for another processor may multiply and add otherwise."""
+    weight = torch.randn(40, LANES, generator=torch.Generator().manual_seed(0))
+    scale, zero, levels = weight.abs().amax(0, keepdim=True) / 8, torch.full((1, LANES), 8.0), 15
+    nearest = torch.addcdiv(zero, weight, scale).round_().clamp_(0, levels)
+    codes, rounded, errors = torch.empty_like(weight, dtype=torch.uint8), torch.empty_like(weight), weight.clone()
+    error = squared_error(weight, scale, zero, levels)
+    encode(weight, scale, zero, levels, codes)
+    round_rows(weight, weight, weight, scale.expand_as(weight), zero.expand_as(weight), levels, rounded, errors)
+    found = (error, codes, rounded[:1], errors[:1])
+    wanted = (
+        nearest.sub(zero).mul_(scale).sub_(weight).square_().sum(0, keepdim=True),
+        nearest.to(torch.uint8),
+        nearest[:1],
+        torch.addcmul(weight[:1], nearest[:1], scale, value=-1),
+    )
+    return all(one is not None and torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def squared_error(weight: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor | None:
+    """Sum over rows of (decoded - weight)^2, [1, columns], for weight [rows, columns] and scale, zero [1, columns]."""
+    if not _fits(weight, scale):
+        return None
+    error = torch.empty_like(scale)
+    power = max(LEAST_POWER, math.ceil(math.log2(len(weight))) // LEVELS)
+    _loaded[0].squared_error(*_tile(weight, scale, zero, levels), power, error.data_ptr())
+    return error
+
+
+def encode(weight: Tensor, scale: Tensor, zero: Tensor, levels: int, codes: Tensor) -> bool:
+    """Fill codes, uint8 [rows, columns]; False where it has to be done otherwise."""
+    if not _fits(weight, scale) or codes.stride(1) != 1:
+        return False
+    _loaded[0].encode(*_tile(weight, scale, zero, levels), codes.data_ptr(), codes.stride(0))
+    return True
+
+
+def round_rows(
+    target: Tensor,
+    shifted: Tensor,
+    pull: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    levels: int,
+    codes: Tensor,
+    errors: Tensor,
+) -> bool:
+    """Round rows [rows, columns] in turn, each pulled by the errors of those before; False where torch has to."""
+    dense = all(one.is_contiguous() for one in (target, shifted, codes, errors))
+    if not _reads(target) or not dense or scale.stride() != zero.stride() or scale.stride(1) != 1:
+        return False
+    _loaded[0].round_rows(
+        *(target.data_ptr(), shifted.data_ptr(), *target.shape, pull.data_ptr(), *pull.stride()),
+        *(scale.data_ptr(), zero.data_ptr(), scale.stride(0), levels, codes.data_ptr(), errors.data_ptr()),
+    )
+    return True
+
+
+def _reads(weight: Tensor) -> bool:
+    return bool(_loaded) and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def _fits(weight: Tensor, scale: Tensor) -> bool:
+    columns = weight.shape[-1]
+    dense = weight.ndim == 2 and weight.stride(1) == 1 and scale.shape == (1, columns) and columns % LANES == 0
+    return dense and _reads(weight)
+
+
+def _tile(weight: Tensor, scale: Tensor, zero: Tensor, levels: int) -> tuple[object, ...]:
+    scale, zero = scale.contiguous(), zero.contiguous()
+    return (weight.data_ptr(), *weight.shape, weight.stride(0), scale.data_ptr(), zero.data_ptr(), levels)
