@@ -18,7 +18,7 @@ from compressor.progress import Track
 from compressor.quantize import fused, moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
 from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped
-from compressor.quantize.graph import Flow, Linear, product_dtype, segments
+from compressor.quantize.graph import Flow, Linear, Segment, product_dtype, segments
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.statistics import column_step, energy
@@ -52,13 +52,14 @@ def with_data(
     _compile(linears, WORTH_SOLVED)
     flow = Flow(batches, dtype=product_dtype(device), device=device)
     exact = Flow(batches, dtype=product_dtype(device), device=device) if correction else None
-    rows: list[dict[str, Any]] = []
-    for segment in track(segments(model, linears), "gptq"):
+
+    def solved(segment: Segment) -> list[dict[str, Any]]:
+        """The segment's rows. A function, so that nothing of it is held while the data flows to the next."""
         moment = moments.gather(flow, segment, device)
         drift = moments.drift(flow, exact, segment, device) if exact else None
         shared = _Group.of(solver, moment)
         groups = {linear.name: shared.to(own.get(linear.name)) for linear in segment.linears}
-        solved, found = dict[str, QTensor](), dict[str, dict[str, Any]]()
+        made, found = dict[str, QTensor](), dict[str, dict[str, Any]]()
         for linears_alike in _alike(segment.linears, own):
             group = groups[linears_alike[0].name]
             weight = torch.cat([linear.read().to(device) for linear in linears_alike], 1)
@@ -68,12 +69,13 @@ def with_data(
             tensors = group.solve(weight).split(columns := [linear.shape[1] for linear in linears_alike])
             for linear, tensor, wanted in zip(linears_alike, tensors, torch.split(weight, columns, 1), strict=True):
                 store.write(folder, linear.name, tensor)
-                solved[linear.name], found[linear.name] = tensor, group.row(linear, wanted, tensor)
-        rows += [found[linear.name] for linear in segment.linears]
-        flow.resume(segment, [solved[linear.name].dequantize() for linear in segment.linears])
+                made[linear.name], found[linear.name] = tensor, group.row(linear, wanted, tensor)
+        flow.resume(segment, [made[linear.name].dequantize() for linear in segment.linears])
         if exact:
             exact.resume(segment, [linear.read() for linear in segment.linears])
-    return rows
+        return [found[linear.name] for linear in segment.linears]
+
+    return [row for segment in track(segments(model, linears), "gptq") for row in solved(segment)]
 
 
 def without_data(
