@@ -60,11 +60,12 @@ class Gptq:
         """
         order = self.order(moment)
         ordered = moment[order][:, order] if self.act_order else moment
-        damping = self.damping
+        damping, failed = self.damping, torch.empty((), dtype=torch.int32, device=moment.device)
         for _ in range(RETRIES + 1):
-            factor, failed = torch.linalg.cholesky_ex(damped(ordered, damping).flip(0, 1))
+            factor = _turned(damped(ordered, damping)).mT  # all in the memory of one matrix; LAPACK reads columns
+            torch.linalg.cholesky_ex(factor, out=(factor, failed))
             if not failed and bool(factor.isfinite().all()):
-                pull = factor.flip(0, 1).T
+                pull = _turned(factor.mT)
                 return Factorised(self, pull.div_(pull.diagonal().clone()[:, None]), order, damping)
             damping *= 10
         raise NotPositiveDefiniteError(f"not positive definite with damping {damping / 10:g}")
@@ -187,6 +188,20 @@ def damped(moment: Tensor, damping: float) -> Tensor:
 def _gpu_kernel() -> ModuleType | None:
     """The loop over rows as a kernel, where Triton is: on Linux, torch's CUDA wheels bring it along."""
     return import_module("compressor.quantize.gpu_rounding") if find_spec("triton") else None
+
+
+def _turned(matrix: Tensor) -> Tensor:
+    """The square matrix in place, its rows and its columns from the last to the first."""
+    rows = len(matrix)
+    for start in range(0, rows // 2, BLOCK):
+        stop = min(start + BLOCK, rows // 2)
+        first, last = matrix[start:stop], matrix[rows - stop : rows - start]
+        held = first.flip(0, 1)
+        first.copy_(last.flip(0, 1))
+        last.copy_(held)
+    if rows % 2:
+        matrix[rows // 2] = matrix[rows // 2].flip(0)
+    return matrix
 
 
 def _qtensor(codes: Tensor, grids: list[tuple[Tensor, Tensor]], grid: Grid, group_size: int) -> QTensor:
