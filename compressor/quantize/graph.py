@@ -230,7 +230,7 @@ class Flow:
 
     def _kept(self, x: Tensor) -> Tensor:
         """A copy of a batch's x; on the CPU mapped by itself: it goes once it has been multiplied, without a hole."""
-        if self._device.type != "cpu":
+        if self._device.type != "cpu" or not x.numel():
             return x.to(self._device, self._dtype)
         room = torch.frombuffer(_mapped(x.numel() * self._dtype.itemsize), dtype=self._dtype, count=x.numel())
         return room.view(x.shape).copy_(x)
@@ -491,7 +491,9 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
 
 def _copied(value: NDArray[Any]) -> NDArray[Any]:
     """A value that ONNX Runtime made, out of its session's arena: that is twice as large and would live as long."""
-    copy = np.frombuffer(_mapped(value.nbytes), value.dtype).reshape(value.shape) if value.size else value.copy()
+    if not isinstance(value, np.ndarray) or value.dtype.hasobject or not value.size:  # a sequence, strings, nothing
+        return value
+    copy = np.frombuffer(_mapped(value.nbytes), value.dtype).reshape(value.shape)
     copy[...] = value
     return copy
 
