@@ -157,12 +157,13 @@ def optimize(
     json_: Json = False,
 ) -> int:
     """Run the graph passes, each proven or rolled back."""
-    from compressor.deferred import hasten
+    from compressor import deferred
 
-    hasten()
+    deferred.hasten()
     from compressor import catalog, optimizing, sources, tables
     from compressor.artifact import Shelf
 
+    deferred.settle()
     data = {"model": str(inputs[0]), "target": target, "optimize": {"dtype": dtype}}
     plain = not (set_ or dtype) and target in catalog.TARGETS  # else the recipe says what is wrong, or what was set
     wanted = optimizing.Target(target) if plain else _build(data, set_)
@@ -619,7 +620,7 @@ def _show_plan(steps: Sequence[Any], place: Path, as_json: bool) -> None:
     if as_json:
         _emit({"output": str(place), "stages": rows})
         return
-    from compressor.report import number
+    from compressor.tables import number
 
     shown = [
         {

@@ -32,6 +32,7 @@ DEFERRED = frozenset(
         "onnx.version_converter",
         "google.protobuf.json_format",
         "google.protobuf.text_format",
+        "packaging.version",  # asked for by onnx_ir's safetensors alone
         "numpy._core._add_newdocs",  # writes the docstrings of what is written in C
         "numpy._core._add_newdocs_scalars",
     }
@@ -111,5 +112,12 @@ def defer() -> None:
 def hasten() -> None:
     """For a command that works on graphs and multiplies no matrices, before it imports anything."""
     defer()
-    gc.set_threshold(GARBAGE)
+    gc.disable()  # what is imported stays
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads wait for work busily, and there is none
+
+
+def settle() -> None:
+    """After the imports: what is there now is never looked through for garbage, and what comes is, but seldom."""
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
+    gc.enable()

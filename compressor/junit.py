@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from compressor.report import Measurement, Report, number
+from compressor.report import Measurement, Report
+from compressor.tables import number
 
 SUITE = "compress"
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from passes import PassOutcome
 
 
+# Bytes of a model from which on all cores compute its probes: threads cost more to wait for than they save before.
+SHARED_OUT = 1 << 24
+
+
 class Wanted(Protocol):
     """What of a recipe this stage reads."""
 
@@ -83,7 +87,8 @@ def _optimize_one(view: Artifact, wanted: Wanted, draft: Draft, track: Track) ->
     model = load_model(view.model)
     lower_versions(model)  # else ONNX Runtime could not tell what the file answers
     chosen = [_made(one) for one in wanted.passes]
-    inputs = probe.find(model) or probe.Probe(())  # no call: that the result loads is all there is to see
+    threads = 1 if view.nbytes < SHARED_OUT else 0
+    inputs = probe.find(model, threads=threads) or probe.Probe(())  # no call: all there is to see is that it loads
     model, outcomes = passes.run_passes(model, chosen, inputs, track)
     if wanted.inner_dtype:
         model, halved = _halve(model, wanted.inner_dtype, wanted.target, inputs)

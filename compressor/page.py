@@ -10,7 +10,8 @@ from html import escape
 from typing import Any
 
 from compressor import charts
-from compressor.report import Measurement, Report, left_alone_rows, measurement_rows, number
+from compressor.report import Measurement, Report, left_alone_rows, measurement_rows
+from compressor.tables import number
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em }

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from compressor.tables import number
+
 Sense = Literal["at most", "at least"]
 
 
@@ -113,16 +115,6 @@ def measurement_rows(measurements: Sequence[Measurement]) -> list[dict[str, str]
         }
         for one in measurements
     ]
-
-
-def number(value: float, unit: str = "") -> str:
-    """A number as a reader wants it: 1,234 | 12.346 | 0.0012346; bytes in MB."""
-    if unit == "bytes":
-        return f"{value / 1e6:.2f} MB"
-    if not math.isfinite(value):
-        return str(value)
-    text = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.5g}"
-    return f"{text} {unit}".strip()
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

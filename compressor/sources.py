@@ -163,9 +163,10 @@ def _lone_file(name: str, path: Path) -> Source:
 
 def _graph_files(path: Path) -> dict[str, Path]:
     """A lone `.onnx` and what belongs to it: external data, configuration, tokenizer."""
-    from compressor.session import external_files, load_model
+    from compressor.session import external_files, load_model, may_be_external
 
-    own = {name: path.parent / name for name in (path.name, *sorted(external_files(load_model(path))))}
+    external = sorted(external_files(load_model(path))) if may_be_external(path) else []
+    own = {name: path.parent / name for name in (path.name, *external)}
     return own | _beside(path.parent)
 
 

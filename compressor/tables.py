@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from compressor.report import number
 
 if TYPE_CHECKING:
     from compressor.artifact import Artifact
@@ -17,6 +16,16 @@ BAR_WIDTH = 60  # characters of the longest bar
 BRIEF = ("graph", "case", "output", "difference", "largest_expected", "layer", "name", "nodes_before", "nodes_after",
          "seconds", "worst_difference", "bits_per_weight", "error", "rounding_error", "weight_error", "rolled_back",
          "fallback", "flags")  # fmt: skip
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number as a reader wants it: 1,234 | 12.346 | 0.0012346; bytes in MB."""
+    if unit == "bytes":
+        return f"{value / 1e6:.2f} MB"
+    if not math.isfinite(value):
+        return str(value)
+    text = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.5g}"
+    return f"{text} {unit}".strip()
 
 
 def cell(value: Any) -> str:

@@ -17,7 +17,6 @@ https://github.com/onnx/onnx/blob/main/docs/Operators.md#Attention
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -32,7 +31,6 @@ from passes.local import Refused
 from passes.masks import hides_with_infinity, stays_above
 
 
-@dataclass
 class AttentionFusion(Fusion[Attention]):
     """Turn each attention into one Attention, with its cache and without the nodes that split and join heads."""
 

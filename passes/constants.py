@@ -35,7 +35,8 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if not _DENSE.issuperset(node.attributes):  # sparse_value; a reference to a function's attribute holds no value
         return None
     if "value" in node.attributes:  # get_const_tensor would rename it
-        return node.attributes["value"].as_tensor()
+        held: ir.TensorProtocol = node.attributes["value"].value  # as_tensor() asks whether it is one, at length
+        return held
     return ir.convenience.get_const_tensor(value)
 
 

@@ -10,7 +10,6 @@ was trained with others is another model.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -20,7 +19,6 @@ from passes.matching import by_scalar, made_by, origin, scalar
 from passes.proof import EPSILON
 
 
-@dataclass
 class GeluFusion(Fusion[tuple[ir.Value, str]]):
     """Turn each written-out GELU into one Gelu."""
 

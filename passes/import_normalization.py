@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
 from passes.local import drop
 from passes.naming import make_names_unique
-from passes.nesting import every_graph, every_node, roots
+from passes.nesting import every_graph, every_node, in_order, roots
 from passes.refusal import Refusal
 from passes.shape_inference import ShapeInference, forget_shapes, known_sizes, knows_more, note_symbols
 
@@ -113,6 +112,8 @@ def _settle_ir_version(model: ir.Model) -> bool:
 
 
 def _sort(root: ir.Graph) -> bool:
+    if in_order(root):
+        return False
     graphs = tuple(every_graph(root))
     before = [list(graph) for graph in graphs]
     root.sort()
@@ -120,7 +121,11 @@ def _sort(root: ir.Graph) -> bool:
 
 
 def _inline(model: ir.Model) -> bool:
-    return bool(model.functions) and common.InlinePass()(model).modified
+    if not model.functions:
+        return False
+    from onnx_ir.passes.common import InlinePass  # brings all passes of onnx_ir: as long as ours take to load
+
+    return InlinePass()(model).modified
 
 
 def _lift_constants(model: ir.Model) -> bool:

@@ -8,7 +8,6 @@ Ba, Kiros and Hinton 2016 (arXiv 1607.06450). Exporters before opset 17 write it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -30,7 +29,6 @@ class Norm(NamedTuple):
     bias: ir.Value | None = None
 
 
-@dataclass
 class LayerNormalizationFusion(Fusion[Norm]):
     """Turn each written-out layer norm into one LayerNormalization.
 

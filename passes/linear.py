@@ -59,7 +59,7 @@ class Linear:
     def take(self, scale: Float64, shift: Float64, scope: Scope) -> None:
         """Multiply by `scale` and add `shift`, both [channels]; computed in float64, cast once. Raises Refused."""
         bias = self._bias()
-        weight = cast(_scaled(self.weight.astype(np.float64), scale, self.node), self.weight.dtype, "weight")
+        weight = cast(_scaled(self.weight, scale, self.node), self.weight.dtype, "weight")
         total = shift if bias is None else bias * scale + shift
         needs_bias = bias is not None or bool(shift.any())
         folded = cast(total, self.weight.dtype, "bias") if needs_bias else None
@@ -141,7 +141,8 @@ def _group(node: ir.Node) -> int:
     return int(node.attributes.get_int("group", 1))
 
 
-def _scaled(weight: Float64, scale: Float64, node: ir.Node) -> Float64:
+def _scaled(weight: npt.NDArray[Any], scale: Float64, node: ir.Node) -> Float64:
+    """The product of a weight of any type and a float64 is a float64."""
     ones = (1,) * (weight.ndim - 2)
     if node.op_type == "Conv" or _is_transposed(node):
         return weight * scale.reshape(-1, 1, *ones)

@@ -23,7 +23,7 @@ from passes.edits import Edits, named
 from passes.naming import Names
 from passes.nesting import every_node, let_go
 from passes.refusal import Refusal
-from passes.symbols import Symbols
+from passes.symbols import Symbols, shared_symbols
 
 
 class Refused(Exception):  # noqa: N818  it is no error: the node stays as it is
@@ -45,7 +45,7 @@ class LocalPass(Edits, ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.edited = []
-        scope = Scope(model)
+        scope = Scope(model, self.edited)
         while self._sweep(scope):
             pass
         return ir.passes.PassResult(model, modified=bool(self.edited))
@@ -77,8 +77,9 @@ class LocalPass(Edits, ir.passes.InPlacePass):
 class Scope:
     """The model under a pass, and the edits that keep its names, outputs and shapes right."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
+    def __init__(self, model: ir.Model, edited: list[str] | None = None) -> None:
+        """`edited`: the edits of the pass so far, of one that may share what earlier passes know of the model."""
+        self.model, self._edited = model, edited
         self.opset = model.opset_imports.get("", 1)
 
     @functools.cached_property
@@ -88,7 +89,7 @@ class Scope:
     @functools.cached_property
     def symbols(self) -> Symbols:
         """What is known of shapes; values made after the first use are known by their declared shape alone."""
-        return Symbols(self.model.graph)
+        return shared_symbols(self.model) if self._edited == [] else Symbols(self.model.graph)
 
     def constant(self, array: Any, stem: str) -> ir.Value:
         """A new initializer of the main graph, where every graph inside sees it."""

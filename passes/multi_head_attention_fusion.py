@@ -15,8 +15,6 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
 from passes import attention
@@ -29,7 +27,6 @@ from passes.local import Refused
 from passes.matching import sizes
 
 
-@dataclass
 class MultiHeadAttentionFusion(Fusion[Attention]):
     """Turn each attention with as many heads of keys as of queries into one MultiHeadAttention.
 

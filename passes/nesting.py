@@ -6,10 +6,27 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+GRAPH, GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
+
 
 def roots(model: ir.Model) -> tuple[ir.Graph, ...]:
     """The main graph, then each function's body: the scopes that see nothing outside of themselves."""
     return (model.graph, *(function.graph for function in model.functions.values()))
+
+
+def in_order(root: ir.Graph) -> bool:
+    """Whether each node stands behind those it reads, in the graph and in those inside it: it need not be sorted."""
+    return _in_order(root, {None})
+
+
+def _in_order(graph: ir.Graph, behind: set[ir.Node | None]) -> bool:
+    for node in graph:
+        if any(value is not None and value.producer() not in behind for value in node.inputs):
+            return False
+        if not all(_in_order(inner, behind) for inner in subgraphs(node)):
+            return False
+        behind.add(node)
+    return True
 
 
 def every_node(root: ir.Graph) -> Iterator[ir.Node]:
@@ -32,9 +49,10 @@ def subgraphs(node: ir.Node) -> Sequence[ir.Graph]:
     """The branches of an If, the body of a Loop or Scan; each sees the values around it."""
     found: list[ir.Graph] = []
     for attribute in node.attributes.data.values():  # the dictionary itself: its wrapper takes ten times as long
-        if attribute.type == ir.AttributeType.GRAPH:
+        kind = attribute.type
+        if kind is GRAPH:
             found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
+        elif kind is GRAPHS:
             found += attribute.as_graphs()
     return found
 

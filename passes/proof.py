@@ -204,7 +204,7 @@ def weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
         for graph in every_graph(root):
             yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
         attributes = (attribute for node in every_node(root) for attribute in node.attributes.data.values())
-        yield from (a.as_tensor() for a in attributes if a.type == ir.AttributeType.TENSOR and not a.is_ref())
+        yield from (a.value for a in attributes if a.type is ir.AttributeType.TENSOR and not a.is_ref())
 
 
 def _require(condition: bool, reason: str) -> None:

@@ -7,8 +7,6 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
 from passes.building import Builder
@@ -19,7 +17,6 @@ from passes.matching import by_scalar, made_by, origin
 TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 
 
-@dataclass
 class QuickGeluFusion(Fusion[tuple[ir.Value, float]]):
     """Turn each x * Sigmoid(alpha x) into one QuickGelu."""
 

@@ -9,7 +9,6 @@ operator does so by itself (stash_type 1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -30,7 +29,6 @@ class Norm(NamedTuple):
     weight: ir.Value | None
 
 
-@dataclass
 class RmsNormalizationFusion(Fusion[Norm]):
     """Turn each written-out root-mean-square norm with its weight into one RMSNormalization."""
 

@@ -8,7 +8,6 @@ Su et al. 2021 (arXiv 2104.09864), in the form of two halves that Llama uses; th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -27,7 +26,6 @@ class Rotation(NamedTuple):
     sin: ir.Value
 
 
-@dataclass
 class RotaryEmbeddingFusion(Fusion[Rotation]):
     """Turn each rotation of [batch, heads, sequence, size] into one RotaryEmbedding."""
 

@@ -19,9 +19,11 @@ from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
-from passes.nesting import every_graph, every_node, roots
+from passes.local import LocalPass
+from passes.nesting import every_graph, every_node, in_order, roots
 from passes.proof import DisproofError, Probe, Reference, require_finite, weights
 from passes.refusal import Refusal
+from passes.symbols import share_symbols, unshare_symbols
 
 Track = Callable[[Iterable[ir.passes.PassBase], str], Iterable[ir.passes.PassBase]]
 
@@ -68,7 +70,8 @@ def run_passes(
     the copies. The outcomes are those of the first round, then those of later rounds that did something.
     """
     for root in roots(model):
-        root.sort()
+        if not in_order(root):
+            root.sort()
     reference = Reference.of(model, probe, coarsest)
     together = _Together(model, reference)
     try:
@@ -114,17 +117,21 @@ class _Together:
     def __init__(self, model: ir.Model, reference: Reference) -> None:
         self.original, self.reference = model, reference
         self.model, self.count = _copy(model), _Count.of(model)
+        share_symbols(self.model)
 
     def apply(self, graph_pass: ir.passes.PassBase) -> PassOutcome:
         start, before = time.perf_counter(), self.count
         result = graph_pass(self.model)
         self.model = result.model
+        if result.modified or not isinstance(graph_pass, LocalPass):
+            share_symbols(self.model)
         if result.modified:
             self.count = _Count.of(self.model)
         return _outcome(graph_pass, result.modified, before, self.count, time.perf_counter() - start)
 
     def finish(self, outcomes: list[PassOutcome]) -> tuple[PassOutcome, ...]:
         """What the last comparison says, said of each pass that did something."""
+        unshare_symbols(self.model)
         if not any(outcome.modified for outcome in outcomes):
             self.model = self.original
             return tuple(outcomes)

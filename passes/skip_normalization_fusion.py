@@ -14,8 +14,6 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
 from passes.biases import biased
@@ -32,7 +30,6 @@ FUSED = {
 DEFAULT_EPSILON = 1e-5
 
 
-@dataclass
 class SkipNormalizationFusion(Fusion[ir.Node]):
     """Join each norm with the sum of two equal shapes before it."""
 

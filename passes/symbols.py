@@ -189,6 +189,26 @@ class Symbols:
         return self._names.get(str(size.value), own)
 
 
+SHARED = "symbols"  # key in `Model.meta`: a list of the one Symbols of its main graph, or of none yet
+
+
+def share_symbols(model: ir.Model) -> None:
+    """From now on the passes that see the model as it is share what they find out; called again where it changed."""
+    model.meta[SHARED] = []
+
+
+def unshare_symbols(model: ir.Model) -> None:
+    model.meta.pop(SHARED, None)
+
+
+def shared_symbols(model: ir.Model) -> Symbols:
+    """Those of an earlier pass, where the model is shared and has not changed since."""
+    held: list[Symbols] = model.meta.get(SHARED, [])
+    if not held:
+        held.append(Symbols(model.graph))
+    return held[0]
+
+
 Partial = Sequence[Size | None]
 Rule = Callable[[ir.Node, Symbols], Partial | None]
 

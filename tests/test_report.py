@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from compressor import page, report
+from compressor import page, tables
 from compressor.report import Measurement, Report, Sense
 
 FINE = Measurement("perplexity", 4.0, limit=4.1, reference=3.9)
@@ -144,7 +144,7 @@ def test_what_was_not_quantized_is_said_with_its_reason() -> None:
     ],
 )
 def test_a_number_is_short(value: float, unit: str, text: str) -> None:
-    assert report.number(value, unit) == text
+    assert tables.number(value, unit) == text
 
 
 def test_a_report_is_frozen() -> None:

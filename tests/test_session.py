@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor.session import load_model, open_session, save_model
+from compressor.session import load_model, may_be_external, open_session, save_model
+from tests import graphs
 
 STATUS = Path("/proc/self/status")
 WIDTH, LAYERS = 1024, 24
@@ -86,3 +87,13 @@ def peak_anonymous() -> Iterator[list[int]]:
 def anonymous() -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("RssAnon"))
     return 1024 * int(line.split()[1])
+
+
+def test_a_file_says_whether_its_data_may_lie_elsewhere(tmp_path: Path) -> None:
+    weight = np.zeros((100, 100), np.float32)
+    model = graphs.build("(float[N,100] x) => (float[N,100] y) { y = MatMul(x, w) }", w=weight)
+    whole, parted, empty = (tmp_path / name for name in ("whole.onnx", "parted.onnx", "empty.onnx"))
+    ir.save(model, whole)
+    save_model(model, parted)
+    empty.touch()
+    assert [may_be_external(path) for path in (whole, parted, empty)] == [False, True, False]

@@ -16,6 +16,7 @@ from passes.dropout_removal import DropoutRemoval
 from passes.import_normalization import ImportNormalization
 from passes.local import LocalPass, Scope
 from passes.noop_elimination import NoopElimination
+from passes.symbols import SHARED, Symbols
 from tests import graphs, laws
 
 
@@ -314,3 +315,29 @@ def test_no_more_digits_are_asked_for_than_the_original_has(nodes: str, factor: 
     model = graphs.build(text, k=np.float32(1), thousand=np.float32(1e4))
     _, (outcome,) = run_passes(model, [Wrong(scale_by(factor))], Shaken(1.2345), rounds=1)
     assert (outcome.rolled_back is None) == held
+
+
+class Asking(LocalPass):
+    """Asks for what is known of shapes, and edits the first time or never."""
+
+    operators = frozenset({"Relu"})
+
+    def __init__(self, seen: list[Symbols], *, edits: bool) -> None:
+        super().__init__()
+        self.seen, self.edits = seen, edits
+
+    def rewrite(self, node: ir.Node, scope: Scope) -> bool:
+        self.seen.append(scope.symbols)
+        edits, self.edits = self.edits, False
+        return edits
+
+
+def test_passes_share_what_they_know_until_one_changes_something() -> None:
+    seen: list[Symbols] = []
+    passes = [Asking(seen, edits=False), Asking(seen, edits=False), Asking(seen, edits=True), Asking(seen, edits=False)]
+    model = graphs.build("(float[2] x) => (float[2] y) { y = Relu(x) }")
+    after, _ = run_passes(model, passes, rounds=1)
+    first, second, third, again, last = seen
+    assert first is second is third is again  # `again`: the same pass, which goes over the graph once more
+    assert last is not first
+    assert not {*after.meta, *model.meta} & {SHARED}
