@@ -22,8 +22,10 @@ from passes.refusal import Refusal
 SMALLEST_RETIED = 1 << 20  # bytes
 SAMPLE = 64  # entries read of a weight before all of it is
 ROWS = 256  # compared at a time
+CORNER = 8  # rows and columns that tell matrices apart before all of them is read
 
-Key = tuple[ir.DataType, tuple[int, ...]]
+Shape = tuple[ir.DataType, int, int]
+Corner = tuple[Shape, bytes]  # of a table: what lies at its beginning
 
 
 @dataclass
@@ -95,24 +97,34 @@ def _equal(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
 
 def _retie(weights: Iterable[ir.Value], scope: Scope, edits: Edits) -> None:
     """Large matrices alone: the one with more rows, an embedding's table, stays."""
-    tables = defaultdict[Key, list[ir.Value]](list)
     large = [one for one in weights if len(_tensor(one).shape) == 2 and _tensor(one).nbytes >= SMALLEST_RETIED]
-    for table in large:
-        tables[_tensor(table).dtype, tuple(_tensor(table).shape.numpy())].append(table)
-    for head in large:
-        rows, columns = _tensor(head).shape.numpy()
-        twins = tables[_tensor(head).dtype, (columns, rows)] if rows < columns else []
-        twin = next((one for one in twins if _is_transposed(_tensor(head), _tensor(one))), None)
+    shapes = {_shape(one) for one in large}
+    tables, heads = defaultdict[Corner, list[ir.Value]](list), list[tuple[ir.Value, Corner]]()
+    for weight in large:
+        dtype, rows, columns = _shape(weight)
+        if rows == columns or (dtype, columns, rows) not in shapes:
+            continue
+        corner = _tensor(weight).numpy()[:CORNER, :CORNER]  # once: some are computed each time that they are read
+        if rows > columns:
+            tables[(dtype, rows, columns), corner.tobytes()].append(weight)
+        else:
+            heads.append((weight, ((dtype, columns, rows), corner.T.tobytes())))
+    for head, corner_of_table in heads:
+        twin = next((one for one in tables[corner_of_table] if _is_transposed(_tensor(head), _tensor(one))), None)
         if twin is not None and edits.may_edit:
             _write_as_transpose(head, twin, scope)
             edits.edit(f"weight {head.name}")
 
 
+def _shape(matrix: ir.Value) -> Shape:
+    rows, columns = _tensor(matrix).shape.numpy()
+    return _tensor(matrix).dtype, rows, columns
+
+
 def _is_transposed(head: ir.TensorProtocol, table: ir.TensorProtocol) -> bool:
     x, y = head.numpy(), table.numpy()
-    corner = x[:8, :8].tobytes() == y[:8, :8].T.tobytes()
     blocks = range(0, y.shape[0], ROWS)
-    return corner and all(x[:, at : at + ROWS].tobytes() == y[at : at + ROWS].T.tobytes() for at in blocks)
+    return all(x[:, at : at + ROWS].tobytes() == y[at : at + ROWS].T.tobytes() for at in blocks)
 
 
 def _write_as_transpose(head: ir.Value, table: ir.Value, scope: Scope) -> None:

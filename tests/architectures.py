@@ -170,20 +170,19 @@ ROWS = {
 }  # fmt: skip
 
 
-def write(name: str, folder: Path, *, trained: bool = True, **other: Any) -> Path:
+def write(name: str, folder: Path, **other: Any) -> Path:
     """A random checkpoint, the same for each call; `other` sizes than its row has, on request."""
     row = ROWS[name]
     model_class = getattr(transformers, row.model)
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**row.sizes | other))
-    if trained:
-        leave_the_start(model)
+    _leave_the_start(model)
     model.save_pretrained(folder)
     return folder
 
 
 @torch.no_grad()
-def leave_the_start(model: torch.nn.Module) -> None:
+def _leave_the_start(model: torch.nn.Module) -> None:
     """Biases, and what norms scale and move by, near the zeros and ones that training starts with, and not at them."""
     for one in model.parameters():
         if one.ndim == 1:

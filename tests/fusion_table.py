@@ -77,7 +77,7 @@ def measure(name: str, folder: Path) -> Row:
 
 
 def _exported(name: str, folder: Path, sizes: dict[str, Any]) -> Artifact:
-    checkpoint = architectures.write(name, folder / "checkpoint", trained=True, **sizes)
+    checkpoint = architectures.write(name, folder / "checkpoint", **sizes)
     return pipeline.export(sources.find(str(checkpoint)), recipe.build({"model": str(checkpoint)}), Shelf(folder / "s"))
 
 

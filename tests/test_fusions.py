@@ -59,7 +59,7 @@ CONTRIB = "com.microsoft"
     "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in FUSED]
 )
 def test_what_is_fused_for_each_target(name: str, tmp_path: Path) -> None:
-    folder, shelf = architectures.write(name, tmp_path / "checkpoint", trained=True), Shelf(tmp_path / "stages")
+    folder, shelf = architectures.write(name, tmp_path / "checkpoint"), Shelf(tmp_path / "stages")
     exported = pipeline.export(sources.find(str(folder)), recipe.build({"model": str(folder)}), shelf)
     for target in catalog.TARGETS:
         made = pipeline.optimize(exported, recipe.build({"model": str(folder), "target": target}), shelf)
@@ -77,7 +77,7 @@ def test_what_is_fused_for_each_target(name: str, tmp_path: Path) -> None:
     "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in STANDARD]
 )
 def test_what_is_fused_in_the_standard(name: str, tmp_path: Path) -> None:
-    folder, shelf = architectures.write(name, tmp_path / "checkpoint", trained=True), Shelf(tmp_path / "stages")
+    folder, shelf = architectures.write(name, tmp_path / "checkpoint"), Shelf(tmp_path / "stages")
     wanted = recipe.build({"model": str(folder), "export": {"opset": 23}})
     made = pipeline.optimize(pipeline.export(sources.find(str(folder)), wanted, shelf), wanted, shelf)
     assert not made.facts["fallbacks"]

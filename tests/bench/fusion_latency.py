@@ -81,7 +81,7 @@ def main() -> None:
 
 def compare(name: str, makers: dict[str, Form], folder: Path) -> dict[str, Any]:
     """Milliseconds of each call of each graph of a model, for every form."""
-    checkpoint = architectures.write(name, folder / "checkpoint", trained=True, **SIZES[name])
+    checkpoint = architectures.write(name, folder / "checkpoint", **SIZES[name])
     made = pipeline.export(sources.find(str(checkpoint)), recipe.build({"model": str(checkpoint)}), Shelf(folder / "s"))
     rows: dict[str, Any] = {}
     for graph in made.models:

@@ -58,3 +58,23 @@ def test_what_a_norm_that_trains_writes_to_is_its_own() -> None:
     names = ("scale", "bias", "mean", "variance")
     weights = {name: np.full(4, name in ("scale", "variance"), np.float32) for name in names}
     assert laws.left_by(InitializerSharing(), graphs.build(text, **weights)) == ["BatchNormalization"]
+
+
+def tied(table: np.ndarray, head: np.ndarray) -> graphs.ir.Model:
+    text = """(int64[N] ids) => (float[N,1024] y) { e = Gather(table, ids)  y = MatMul(e, head) }"""
+    return graphs.build(text, table=table, head=head)
+
+
+def test_a_large_head_that_is_the_table_transposed_is_a_transpose_of_it() -> None:
+    table = graphs.normal(1024, 256)
+    model = tied(table, table.T.copy())
+    assert sorted(laws.left_by(InitializerSharing(), model)) == ["Gather", "MatMul", "Transpose"]
+    assert list(model.graph.initializers) == ["table"]
+
+
+@pytest.mark.parametrize("entry", [(0, 0), (-1, -1)])
+def test_a_head_that_differs_in_one_entry_is_its_own(entry: tuple[int, int]) -> None:
+    table = graphs.normal(1024, 256)
+    head = table.T.copy()
+    head[entry] += 1
+    assert laws.left_by(InitializerSharing(), tied(table, head)) == ["Gather", "MatMul"]
