@@ -45,7 +45,7 @@ _loaded: list[ctypes.CDLL] = []
 
 @functools.cache
 def prepare() -> None:
-    """Compile, where there is something to compile with: a third of a second."""
+    """Compile, where there is something to compile with: about half a second."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         return

@@ -27,7 +27,7 @@ from compressor.quantize.threads import a_weight_each
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
 WORSE_BY = 1.001
-# Weights from which on the compiler's third of a second is won back.
+# Weights from which on the compiler's half a second is won back.
 WORTH_SOLVED, WORTH_ROUNDED = 1 << 23, 1 << 27
 NOT_CORRECTED = "not corrected, its inputs' drift is not finite"
 
