@@ -22,7 +22,7 @@ from compressor.errors import RequestError
 from compressor.progress import Track
 from compressor.quantize import ranks, sensitivity
 from compressor.quantize.budget import Option, Tradeoff
-from compressor.quantize.graph import Linear
+from compressor.quantize.linears import Linear
 from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.recipe import Gptq, OnGrid, Recipe, Rtn

@@ -15,8 +15,8 @@ from compressor import catalog
 from compressor.decoder import Feeds
 from compressor.methods import Dynamic
 from compressor.progress import Track
-from compressor.quantize import graph, prepare, rotation
-from compressor.quantize.graph import Linear
+from compressor.quantize import prepare, rotation
+from compressor.quantize.linears import Linear, find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.recipe import Gptq, OnGrid, Recipe
@@ -39,7 +39,7 @@ def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], tra
 def weights(model: ir.Model, recipe: Recipe) -> tuple[list[Linear], dict[str, str]]:
     """The weights that the method quantizes; convolutions where the package is a graph that can hold their kernels."""
     held = isinstance(recipe.quantize.method, OnGrid) and not catalog.FORMATS[recipe.format].checkpoint
-    return graph.find_linears(model, recipe.quantize.exclude, convolutions=held and recipe.target != "tensorrt")
+    return find_linears(model, recipe.quantize.exclude, convolutions=held and recipe.target != "tensorrt")
 
 
 def grid(recipe: Recipe) -> tuple[Grid, int]:

@@ -22,7 +22,7 @@ from compressor.methods import Codebook, LlmInt8
 from compressor.preparing import weights
 from compressor.progress import Track
 from compressor.quantize import decompose, embeddings, ranks, solve, stacks, store
-from compressor.quantize.graph import Linear
+from compressor.quantize.linears import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
 from compressor.quantize.qtensor import Choice
 from compressor.quantize.rewritten import refuse_quantized

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor.package import dequantized, products
-from compressor.quantize.graph import Linear, drop_unread
+from compressor.quantize.constants import drop_unread
+from compressor.quantize.linears import Linear
 from compressor.quantize.qtensor import QTensor
 
 

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.package import matmulnbits, products
+from compressor.quantize.constants import drop_unread
 from compressor.quantize.embeddings import Table
-from compressor.quantize.graph import drop_unread
 from compressor.quantize.qtensor import QTensor
 
 DOMAIN = matmulnbits.DOMAIN

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from compressor import catalog
 from compressor.package import convolutions, products
-from compressor.quantize.graph import Linear
+from compressor.quantize.linears import Linear
 from compressor.quantize.qtensor import QTensor
 from compressor.quantize.threads import a_weight_each
 

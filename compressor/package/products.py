@@ -8,7 +8,8 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.quantize.graph import Linear, drop_unread
+from compressor.quantize.constants import drop_unread
+from compressor.quantize.linears import Linear
 
 
 def replace(model: ir.Model, linear: Linear, nodes: Sequence[ir.Node]) -> None:

@@ -1,4 +1,4 @@
-"""Constants of a graph that are given another content."""
+"""Constants of a graph: read, given another content, taken out once nobody reads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.quantize.graph import FLOATS
+from compressor.quantize.linears import FLOATS
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
@@ -30,3 +30,17 @@ def replace(graph: ir.Graph, node: ir.Node, at: int, array: NDArray[Any]) -> Non
     twin = ir.Value(name=tensor.name, type=value.type, shape=value.shape, const_value=tensor)
     graph.register_initializer(twin)
     node.replace_input_with(at, twin)
+
+
+def drop_unread(graph: ir.Graph, value: ir.Value | None) -> None:
+    """Remove a weight, and the nodes that only turned it into what was read, once nobody reads them."""
+    if value is None or value.uses() or value.is_graph_output():
+        return
+    producer = value.producer()
+    if producer is None:
+        graph.initializers.pop(str(value.name), None)
+        return
+    sources = list(producer.inputs)
+    graph.remove(producer, safe=True)
+    for source in sources:
+        drop_unread(graph, source)

@@ -14,9 +14,11 @@ from torch import Tensor
 from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import ranks, store
-from compressor.quantize.graph import Flow, Linear, segments
+from compressor.quantize.flow import Flow
+from compressor.quantize.linears import Linear
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.qtensor import QTensor
+from compressor.quantize.segments import segments
 from compressor.quantize.statistics import ColumnMaximum
 
 # Tokens and output columns that a layer's two errors are measured on: they are sums over both, and this many tell

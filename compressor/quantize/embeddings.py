@@ -18,7 +18,7 @@ import torch
 from compressor.errors import RequestError
 from compressor.quantize import store
 from compressor.quantize.constants import constant
-from compressor.quantize.graph import Linear, as_linear
+from compressor.quantize.linears import Linear, as_linear
 from compressor.quantize.qtensor import Grid
 from compressor.quantize.rtn import RoundToNearest
 

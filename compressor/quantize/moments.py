@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from compressor.quantize import ranks
-from compressor.quantize.graph import Flow, Segment, return_free_memory
+from compressor.quantize.flow import Flow
+from compressor.quantize.memory import return_free_memory
+from compressor.quantize.segments import Segment
 from compressor.quantize.statistics import SecondMoment
 
 

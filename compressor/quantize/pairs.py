@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.methods import StaticQdq
-from compressor.quantize.graph import drop_unread
+from compressor.quantize.constants import drop_unread
 from compressor.quantize.ranges import Range
 
 Array = NDArray[Any]

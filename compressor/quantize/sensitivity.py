@@ -17,9 +17,11 @@ from torch import Tensor
 from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import moments
-from compressor.quantize.graph import Flow, Linear, product_dtype, segments
+from compressor.quantize.flow import Flow, product_dtype
+from compressor.quantize.linears import Linear
 from compressor.quantize.qtensor import Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
+from compressor.quantize.segments import segments
 from compressor.quantize.statistics import column_step, energy
 
 Losses = dict[str, dict[Choice, float]]  # by weight and choice

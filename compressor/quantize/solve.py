@@ -17,10 +17,12 @@ from compressor.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import fused, moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
+from compressor.quantize.flow import Flow, product_dtype
 from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped
-from compressor.quantize.graph import Flow, Linear, Segment, product_dtype, segments
+from compressor.quantize.linears import Linear
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
+from compressor.quantize.segments import Segment, segments
 from compressor.quantize.statistics import column_step, energy
 from compressor.quantize.threads import a_weight_each
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from compressor import value_types
-from compressor.quantize.graph import STACK, drop_unread, stacked_weight
+from compressor.quantize.constants import drop_unread
+from compressor.quantize.linears import STACK, stacked_weight
 
 FIRST_OPSET_WITH_SPLIT_INPUT = 13
 

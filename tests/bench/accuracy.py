@@ -34,7 +34,7 @@ from compressor import calibration, pipeline, recipe, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, DecoderSession
-from compressor.quantize import graph
+from compressor.quantize.linears import find_linears
 from compressor.recipe import Perplexity
 from compressor.session import load_model, open_session
 from compressor.validate.agreement import log_softmax
@@ -222,7 +222,7 @@ def theirs(contest: Contest, cell: Cell) -> Row:
     if ended.returncode:
         return {"refused": ended.stderr.strip().splitlines()[-1][:200]}
     model, weights = load_model(contest.optimized.model), readers.weights(output)
-    linears, _ = graph.find_linears(model, ["lm_head"])
+    linears, _ = find_linears(model, ["lm_head"])
     for linear in linears:
         weight = weights.pop(linear.name)
         linear.weight.const_value = ir.tensor(np.ascontiguousarray(weight.T if linear.transposed else weight))

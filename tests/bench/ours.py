@@ -43,14 +43,15 @@ def main(optimized: Path, calibration: Path, output: Path, wanted: str = "") -> 
 def followed() -> Parts:
     """The parts of GPTQ; what is none of them is the loop around them."""
     from compressor import artifact
-    from compressor.quantize import gptq, graph, solve, statistics, store
+    from compressor.quantize import gptq, linears, solve, statistics, store
+    from compressor.quantize.flow import Flow
 
     parts = Parts()
     parts.follow("everything else", pipeline, "quantize")
-    parts.follow("forward in ONNX Runtime", graph.Flow, "_made")
-    parts.follow("forward in ONNX Runtime", graph.Flow, "_session")
-    parts.follow("products", graph.Linear, "product", lambda linear, x, weight: 2.0 * x.numel() * weight.shape[1])
-    parts.follow("inputs kept", graph.Flow, "_kept")
+    parts.follow("forward in ONNX Runtime", Flow, "_made")
+    parts.follow("forward in ONNX Runtime", Flow, "_session")
+    parts.follow("products", linears.Linear, "product", lambda linear, x, weight: 2.0 * x.numel() * weight.shape[1])
+    parts.follow("inputs kept", Flow, "_kept")
     parts.follow("statistics", statistics.SecondMoment, "add", lambda moment, x: float(x.numel() * (x.shape[1] + 1)))
     parts.follow("factor", gptq.Gptq, "factorise", lambda solver, moment: len(moment) ** 3 / 3)
     parts.follow("solve", gptq.Factorised, "solve")

@@ -17,7 +17,7 @@ from compressor.artifact import Artifact
 from compressor.errors import RequestError
 from compressor.package import matmulinteger
 from compressor.progress import identity
-from compressor.quantize.graph import find_linears
+from compressor.quantize.linears import find_linears
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rewritten import refuse_quantized

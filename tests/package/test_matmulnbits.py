@@ -11,7 +11,7 @@ import pytest
 
 from compressor.package import matmulnbits
 from compressor.package.matmulnbits import CELL_BITS, pack, replace_linears, unpack
-from compressor.quantize.graph import find_linears
+from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.session import open_session

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from compressor.package import qdq
-from compressor.quantize.graph import find_linears
+from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.session import open_session

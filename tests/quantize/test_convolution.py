@@ -12,11 +12,12 @@ import torch
 
 from compressor.package import matmulnbits, qdq
 from compressor.progress import identity
-from compressor.quantize import graph, solve, store
+from compressor.quantize import convolution, solve, store
 from compressor.quantize.gptq import Gptq
-from compressor.quantize.graph import find_linears, segments
+from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
+from compressor.quantize.segments import segments
 from compressor.quantize.statistics import SecondMoment
 from tests import graphs, laws
 
@@ -106,7 +107,7 @@ def test_gptq_sees_every_window_and_beats_rounding(tmp_path: Path, monkeypatch: 
 
 
 def test_windows_come_in_pieces_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph.sys.modules["compressor.quantize.convolution"], "PIECE_BYTES", 1)
+    monkeypatch.setattr(convolution, "PIECE_BYTES", 1)
     first, *_ = find_linears(build(), convolutions=True)[0]
     assert first.window is not None
     pieces = list(first.window.unfold(torch.from_numpy(pictures(3))))

@@ -13,7 +13,7 @@ import pytest
 
 from compressor import pipeline, recipe, sources
 from compressor.artifact import Shelf
-from compressor.quantize.graph import find_linears
+from compressor.quantize.linears import find_linears
 from compressor.quantize.stacks import unstack
 from compressor.session import load_model, save_model
 from tests import architectures, graphs, laws

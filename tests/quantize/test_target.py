@@ -11,7 +11,7 @@ import torch
 from compressor.progress import identity
 from compressor.quantize import moments, solve, store
 from compressor.quantize.gptq import Gptq
-from compressor.quantize.graph import find_linears
+from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import Grid
 from compressor.quantize.target import corrected
 from tests import graphs, laws

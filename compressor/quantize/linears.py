@@ -1,0 +1,217 @@
+"""The linears of a graph: products with a constant matrix, y = x @ W (+ b), each found or left alone for a reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compressor.quantize.convolution import Window, pixels_first
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantized
+STACK = 3  # axes: [matrices, in, out]
+SCORE_SWEEPS = ("Softmax", "Sigmoid", "Add", "Cast", "Reshape")  # between a router's product and its choice
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One product with a constant matrix: where it stands and how it stores W. A convolution is one of its windows."""
+
+    name: str
+    node: ir.Node = field(repr=False)
+    x: ir.Value = field(repr=False)
+    weight: ir.Value = field(repr=False)
+    bias: ir.Value | None = field(repr=False)
+    transposed: bool  # stored [out, in], a convolution's [out, channels, height, width]
+    window: Window | None = None
+
+    @property
+    def holder(self) -> tuple[ir.Node, int]:
+        """The node that reads the constant, and where: a Transpose before the product, or the product itself."""
+        between = self.node.inputs[1]
+        producer = between.producer() if between is not None and between is not self.weight else None
+        return (self.node, 1) if producer is None else (producer, 0)
+
+    @property
+    def y(self) -> ir.Value:
+        return self.node.outputs[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the graph multiplies in: float32 or float16; statistics and solvers see float32."""
+        assert self.weight.const_value is not None  # held by find_linears
+        return self.weight.const_value.dtype.numpy()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out)"""
+        assert self.weight.const_value is not None  # held by find_linears
+        rows, *others = self.weight.const_value.shape.numpy()
+        columns = math.prod(others)
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    def read(self) -> Tensor:
+        """The weight, float32 [in, out]."""
+        return _tensor(self.weight).flatten(1).T if self.transposed else _tensor(self.weight)
+
+    def stored(self, weight: Tensor) -> NDArray[np.float32]:
+        """A weight [in, out] in the shape in which the graph holds it."""
+        assert self.weight.const_value is not None  # held by find_linears
+        laid_out = weight.T if self.transposed else weight
+        return np.ascontiguousarray(laid_out.cpu().numpy()).reshape(self.weight.const_value.shape.numpy())
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x by weight [in, out] and the bias, float32 on the CPU."""
+        y = x @ weight if self.window is None else self.window.convolve(x, weight)
+        bias = self.read_bias()
+        if bias is None:
+            return y.float().cpu()
+        return y.float().cpu() + (bias if self.window is None else pixels_first(bias))
+
+    def read_bias(self) -> Tensor | None:
+        """The bias that a Gemm adds, float32 [out]."""
+        return None if self.bias is None else _tensor(self.bias)
+
+
+def find_linears(
+    model: ir.Model, exclude: Sequence[str] = (), *, convolutions: bool = False
+) -> tuple[list[Linear], dict[str, str]]:
+    """Linears of the main graph in order, and for each constant matrix product left alone the reason."""
+    found: list[Linear] = []
+    refused: dict[str, str] = {}
+    for node in model.graph:
+        linear = as_linear(node) or (_as_convolution(node) if convolutions else None)
+        if linear is None:
+            if stack := stacked_weight(node):
+                refused[str(stack[0].name)] = "a stack of matrices that was not taken apart"
+            continue
+        if reason := _refusal(linear, exclude):
+            refused[linear.name] = reason
+        else:
+            found.append(linear)
+    return found, refused
+
+
+def as_linear(node: ir.Node) -> Linear | None:
+    """MatMul(x, W), MatMul(x, Transpose(W)) or Gemm(x, W, b), with W a float matrix that nobody can override."""
+    if node.domain or node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2:
+        return None
+    x, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if x is None or weight is None:
+        return None
+    transposed = node.op_type == "Gemm" and bool(_integer(node, "transB"))
+    producer = weight.producer()
+    if node.op_type == "MatMul" and producer is not None and producer.op_type == "Transpose":
+        perm = producer.attributes.get("perm")
+        weight, transposed = producer.inputs[0], True
+        if weight is None or (perm is not None and list(perm.as_ints()) != [1, 0]):
+            return None
+    constant = weight.const_value
+    if constant is None or weight.is_graph_input() or constant.dtype not in FLOATS or len(constant.shape) != 2:
+        return None
+    if x.const_value is not None or (node.op_type == "Gemm" and not _plain_gemm(node, bias)):
+        return None
+    return Linear(str(weight.name), node, x, weight, bias, transposed)
+
+
+def stacked_weight(node: ir.Node) -> tuple[ir.Value, bool] | None:
+    """The weight of MatMul(x, W) or MatMul(x, Transpose(W)), W a stack of matrices, and whether it is transposed."""
+    if node.domain or node.op_type != "MatMul" or node.inputs[0] is None:
+        return None
+    weight, transposed = node.inputs[1], False
+    producer = weight.producer() if weight is not None else None
+    if producer is not None and producer.op_type == "Transpose" and not producer.domain:
+        perm = producer.attributes.get("perm")
+        weight, transposed = producer.inputs[0], True
+        if perm is None or list(perm.as_ints()) != [0, 2, 1]:
+            return None
+    constant = weight.const_value if weight is not None else None
+    if weight is None or constant is None or weight.is_graph_input() or constant.dtype not in FLOATS:
+        return None
+    return (weight, transposed) if len(constant.shape) == STACK else None
+
+
+def _as_convolution(node: ir.Node) -> Linear | None:
+    """Conv of pictures with a float32 kernel that nobody can override."""
+    if node.domain or node.op_type != "Conv" or len(node.inputs) < 2:
+        return None
+    x, weight, bias = (*node.inputs, None)[:3]
+    constant = weight.const_value if weight is not None else None
+    if x is None or weight is None or constant is None or weight.is_graph_input():
+        return None
+    if constant.dtype != ir.DataType.FLOAT or len(constant.shape) != 4:
+        return None
+    if x.const_value is not None or (bias is not None and bias.const_value is None):
+        return None
+    kernel = tuple(constant.shape.numpy()[2:])
+    settings = (
+        _integers(node, "strides", (1, 1)),
+        _integers(node, "pads", (0,) * 4),
+        _integers(node, "dilations", (1, 1)),
+    )
+    return Linear(str(weight.name), node, x, weight, bias, True, Window(kernel, *settings))  # type: ignore[arg-type]
+
+
+def _plain_gemm(node: ir.Node, bias: ir.Value | None) -> bool:
+    scales = [attribute.as_float() for name in ("alpha", "beta") if (attribute := node.attributes.get(name))]
+    constant_bias = bias is None or (bias.const_value is not None and len(bias.const_value.shape) == 1)
+    return not _integer(node, "transA") and all(scale == 1 for scale in scales) and constant_bias
+
+
+def _integer(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return attribute.as_int() if attribute else 0
+
+
+def _integers(node: ir.Node, name: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+    attribute = node.attributes.get(name)
+    return tuple(attribute.as_ints()) if attribute else otherwise
+
+
+def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
+    """Why a linear keeps its weight; empty when it does not."""
+    named = next((one for one in exclude if one in linear.name), None)
+    if named:
+        return f"excluded by '{named}'"
+    if linear.window is not None and _integer(linear.node, "group") > 1:
+        return "a convolution in groups, each with inputs of its own"
+    automatic = linear.node.attributes.get("auto_pad")
+    if linear.window is not None and automatic and automatic.as_string() not in ("NOTSET", "VALID"):
+        return "a convolution whose padding is not stated"
+    if _chooses(linear.y):
+        return "a router: rounded scores choose other experts"
+    readers = {use.node for use in linear.weight.uses()}
+    between = linear.node.inputs[1]
+    if between is not linear.weight and between is not None:
+        readers |= {use.node for use in between.uses()} - {linear.node}
+        readers -= {between.producer()}
+    if readers - {linear.node}:
+        return f"shared with {', '.join(sorted({str(node.op_type) for node in readers - {linear.node}}))}"
+    return ""
+
+
+def _chooses(scores: ir.Value) -> bool:
+    """Whether a TopK picks among the scores, or among what is made of them one by one."""
+    readers = [use.node for use in scores.uses()]
+    return any(
+        node.op_type == "TopK" or (node.op_type in SCORE_SWEEPS and _chooses(node.outputs[0])) for node in readers
+    )
+
+
+def _tensor(value: ir.Value) -> Tensor:
+    """A constant as torch sees it, in float32; of a file mapped while somebody holds it, never written back."""
+    constant = value.const_value
+    assert constant is not None  # held by find_linears
+    if isinstance(constant, ir.ExternalTensor) and constant.size:
+        dtype, shape = constant.dtype.numpy().newbyteorder("<"), constant.shape.numpy()
+        mapped = np.memmap(constant.path, dtype, "c", constant.offset or 0, shape)  # torch takes no read-only memory
+        return torch.from_numpy(np.require(mapped, requirements="A")).float()
+    return torch.from_numpy(np.array(constant.numpy())).float()

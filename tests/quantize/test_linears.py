@@ -1,0 +1,99 @@
+"""Linears are found, read as they are stored, or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from compressor.quantize.linears import find_linears
+from compressor.session import load_model, save_model
+from tests import graphs
+from tests.decoders import Exported
+
+
+def build(text: str, **weights: np.ndarray) -> ir.Model:
+    return graphs.build(text, opset=21, **weights)
+
+
+@pytest.mark.parametrize(
+    ("product", "stored", "bias"),
+    [
+        ("MatMul(x, w)", (8, 6), False),
+        ("MatMul(x, t)", (6, 8), False),
+        ("Gemm(x, w)", (8, 6), False),
+        ("Gemm<transB = 1>(x, w)", (6, 8), False),
+        ("Gemm<transB = 1>(x, w, b)", (6, 8), True),
+        ("Gemm<alpha = 1.0, beta = 1.0>(x, w, b)", (8, 6), True),
+    ],
+)
+def test_a_product_with_a_constant_matrix_is_a_linear(product: str, stored: tuple[int, int], bias: bool) -> None:
+    transpose = "t = Transpose<perm = [1, 0]>(w)" if "t)" in product else ""
+    text = f"(float[N,8] x) => (float[N,6] y) {{ {transpose} y = {product} }}"
+    weight = graphs.normal(*stored)
+    ((linear,), refused) = find_linears(build(text, w=weight, b=graphs.normal(6)))
+    assert (linear.name, linear.x.name, linear.y.name, linear.shape, refused) == ("w", "x", "y", (8, 6), {})
+    np.testing.assert_array_equal(linear.read(), weight if stored == (8, 6) else weight.T)
+    found = linear.read_bias()
+    assert (found is not None) == bias
+    assert found is None or found.tolist() == graphs.normal(6).tolist()
+
+
+@pytest.mark.parametrize("product", ["MatMul(x, w)", "Gemm<transB = 1>(x, w)"])
+def test_a_weight_in_a_file_is_read_as_it_is_and_never_written(product: str, tmp_path: Path) -> None:
+    weight = graphs.normal(64, 64)
+    save_model(build(f"(float[N,64] x) => (float[N,64] y) {{ y = {product} }}", w=weight), tmp_path / "model.onnx")
+    ((linear,), _) = find_linears(load_model(tmp_path / "model.onnx"))
+    before, read = (tmp_path / "model.onnx.data").read_bytes(), linear.read()
+    np.testing.assert_array_equal(read, weight.T if linear.transposed else weight)
+    read.zero_()
+    assert (tmp_path / "model.onnx.data").read_bytes() == before
+    np.testing.assert_array_equal(linear.read(), weight.T if linear.transposed else weight)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "y = MatMul(w, x)",  # the constant stands on the left
+        "c = MatMul(w, w)  y = MatMul(x, c)",  # a matrix that is computed: folding comes before us
+        "t = Transpose<perm = [0, 1]>(w)  y = MatMul(x, t)",
+        "h = Cast<to = 11>(x)  d = MatMul(h, double)  y = Cast<to = 1>(d)",
+        "y = MatMul(x, default)",  # the caller may pass another
+        "y = MatMul(x, x)",
+        "y = Gemm<transA = 1>(x, w)",
+        "y = Gemm<alpha = 0.5>(x, w)",
+        "y = Gemm<beta = 2.0>(x, w, b)",
+        "y = Gemm(x, w, x)",  # a bias that is computed
+        "y = Gemm(x, w, w)",  # a bias for each row of the batch
+    ],
+)
+def test_other_products_are_none(nodes: str) -> None:
+    text = f"(float[8,8] x, float[8,8] default) => (float[8,8] y) {{ {nodes} }}"
+    weights = {"w": graphs.normal(8, 8), "double": graphs.normal(8, 8, dtype=float)}
+    assert find_linears(build(text, **weights, b=graphs.normal(8), default=graphs.normal(8, 8))) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "exclude", "refused"),
+    [
+        ("y = MatMul(x, head)", ["lm_", "head"], {"head": "excluded by 'head'"}),
+        ("h = MatMul(x, head)  y = MatMul(h, head)", [], {"head": "shared with MatMul"}),
+        ("t = Transpose(head)  h = MatMul(x, t)  y = Add(h, head)", [], {"head": "shared with Add"}),
+        ("t = Transpose(head)  h = MatMul(x, t)  y = Add(h, t)", [], {"head": "shared with Add"}),
+    ],
+)
+def test_a_linear_is_left_alone_for_a_reason(text: str, exclude: Sequence[str], refused: Mapping[str, str]) -> None:
+    model = build(f"(float[8,8] x) => (float[8,8] y) {{ {text} }}", head=graphs.normal(8, 8))
+    assert find_linears(model, exclude) == ([], refused)
+
+
+def test_a_tied_embedding_is_left_alone(exported: Callable[[str], Exported]) -> None:
+    assert find_linears(graphs.tied_embedding()) == ([], {"table": "shared with Gather"})
+    linears, refused = find_linears(exported("llama").graph())
+    assert refused == {"lm_head.weight": "shared with Gather"}
+    parts = [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+    expected = [f"model.layers.{layer}.{part}.weight" for layer in (0, 1) for part in parts]
+    assert [linear.name for linear in linears] == expected
