@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
 from passes.matching import same
-from passes.symbols import ONE, Sizes
+from passes.sizes import ONE, Sizes
 
 MATRIX = 2
 

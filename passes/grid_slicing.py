@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, producer_of, require
 from passes.matching import scalar
-from passes.symbols import ONE, Size, Sizes
+from passes.sizes import ONE, Size, Sizes
 
 FIRST_WITH_AXES_INPUT = 13  # of Unsqueeze; a Slice has its bounds as inputs since opset 10
 

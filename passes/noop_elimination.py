@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from passes.constants import constant
 from passes.local import LocalPass, Refused, Scope, producer_of
-from passes.symbols import LARGEST_SIZE, axes_of, known, slice_bounds
+from passes.size_rules import LARGEST_SIZE, axes_of, slice_bounds
+from passes.sizes import known
 
 Rule = Callable[[ir.Node, Scope], ir.Value | None]
 

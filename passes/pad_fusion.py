@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from passes.constants import constant
 from passes.local import LocalPass, Scope, producer_of, require
-from passes.symbols import known
+from passes.sizes import known
 
 FIRST_WITH_INPUTS = 11  # before, Pad keeps pads and value in attributes
 FIRST_COUNTING_PADS = 7

@@ -14,9 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant
+from passes.content_rules import CONTENTS
 from passes.dead_node_elimination import DeadNodeElimination
 from passes.local import LocalPass, Refused, Scope
-from passes.symbols import CONTENTS, GIVEN, LARGEST_SIZE, ONE, Size, Sizes, known, product
+from passes.size_rules import LARGEST_SIZE
+from passes.sizes import GIVEN, ONE, Size, Sizes, known, product
 
 INTEGERS = {ir.DataType.INT64: np.int64, ir.DataType.INT32: np.int32}
 

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from passes.naming import values
 from passes.nesting import every_node
 from passes.refusal import Refusal
-from passes.symbols import GIVEN, INFERRED, Size, Symbol, Symbols
+from passes.sizes import GIVEN, Size, Symbol
+from passes.symbols import INFERRED, Symbols
 
 LARGEST_TENSOR_SENT = 1024  # bytes: a shape is shorter; weights are sent as inputs, by their type alone
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from passes.indexing import window
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
-from passes.symbols import LARGEST_SIZE, slice_bounds
+from passes.size_rules import LARGEST_SIZE, slice_bounds
 
 FIRST_WITH_INPUTS = 10  # before, the numbers were attributes, and every step was 1
 

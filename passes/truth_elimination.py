@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, producer_of, require
 from passes.masks import hides_nothing
-from passes.symbols import broadcast
+from passes.sizes import broadcast
 
 
 class TruthElimination(LocalPass):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from passes.import_normalization import ImportNormalization
-from passes.symbols import GIVEN, Size, Symbols
+from passes.sizes import GIVEN, Size
+from passes.symbols import Symbols
 from tests import graphs, laws
 
 IMAGE = "float[N,4,H,W] x"
