@@ -1,4 +1,4 @@
-"""The command line: argv -> recipe -> pipeline -> tables and exit code. The only file that prints.
+"""The command line: argv -> recipe -> pipeline -> tables and exit code.
 
     compress run RECIPE          everything a recipe promises
     compress export | optimize | quantize | validate      single stages, the same functions
@@ -13,39 +13,21 @@ With --json one document goes to standard output; progress and messages go to st
 
 from __future__ import annotations
 
-import atexit
-import dataclasses
 import functools
 import json
 import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
+from compressor import ending, terminal
 from compressor.arguments import INTERRUPTED, Argument, Commands, Option
-from compressor.errors import (
-    BUG,
-    DONE,
-    MACHINE_CANNOT,
-    CompressError,
-    LimitMissedError,
-    MachineError,
-    RequestError,
-)
+from compressor.errors import DONE, LimitMissedError, MachineError, RequestError
 
 if TYPE_CHECKING:
-    from compressor.artifact import Artifact
-    from compressor.progress import Track
-    from compressor.providers.prediction import Prediction
     from compressor.recipe import Recipe
-    from compressor.report import Report
 
-T = TypeVar("T")
-LISTED = 12  # copies that a table shows; --json has them all
 commands = Commands(
     help="PyTorch and Hugging Face models to ONNX: exported, optimized, quantized, and proven to work.",
     no_args_is_help=True,
@@ -99,20 +81,20 @@ def run(
 ) -> None:
     """Make an artifact as a recipe says, measure it, and give the verdict."""
     from compressor import baseline as last_good
-    from compressor import pipeline, planning, recipe_files
+    from compressor import pipeline, planning, recipe_files, showing
 
     path = recipe_files.find(recipe)
     named = [f"model={json.dumps(model)}"] if model else []
     chosen = _load(path, [*named, *set_, *_budget(bits, max_increase)])
     place = output or Path("artifacts") / path.stem
     if dry_run:
-        _show_plan(planning.plan(chosen, place), place, json_)
+        showing.plan(planning.plan(chosen, place), place, json_)
         return
     earlier = last_good.read(baseline) if baseline else None
-    made, report = pipeline.run(chosen, place, strict=strict, earlier=earlier, track=_progress())
-    _write_for_ci(report, junit, summary, strict=strict)
-    _show_report(report, made, strict=strict, as_json=json_)
-    _exit_by_verdict(report, strict=strict)
+    made, report = pipeline.run(chosen, place, strict=strict, earlier=earlier, track=terminal.progress())
+    showing.write_for_ci(report, junit, summary, strict=strict)
+    showing.report(report, made, strict=strict, as_json=json_)
+    ending.fail_by_verdict(report, strict=strict)
 
 
 @commands.add
@@ -131,7 +113,7 @@ def export(
     json_: Json = False,
 ) -> None:
     """Export a model to one ONNX graph, or the fewest, and hold it to what torch says."""
-    from compressor import pipeline, sources
+    from compressor import pipeline, showing, sources
     from compressor.artifact import Shelf
 
     chosen = {"task": task, "dtype": dtype, "opset": opset, "trust_remote_code": remote_code or None}
@@ -140,9 +122,9 @@ def export(
     recipe = _build(data, [*fixed, *set_])
     pipeline.refuse_remote_code(recipe, strict=strict)
     source = sources.find(recipe.model, remote_code=remote_code)
-    made = pipeline.export(source, recipe, Shelf(output, exact=True), _progress())
-    _show_artifact(made, json_)
-    _fail_on_fallbacks(made, strict=strict)
+    made = pipeline.export(source, recipe, Shelf(output, exact=True), terminal.progress())
+    showing.artifact(made, json_)
+    ending.fail_on_fallbacks(made, strict=strict)
 
 
 @commands.add
@@ -160,7 +142,7 @@ def optimize(
     from compressor import deferred
 
     deferred.hasten()
-    from compressor import catalog, optimizing, sources, tables
+    from compressor import catalog, optimizing, showing, sources, tables
     from compressor.artifact import Shelf
 
     deferred.settle()
@@ -169,11 +151,11 @@ def optimize(
     wanted = optimizing.Target(target) if plain else _build(data, set_)
 
     def one(input_: Path, place: Path) -> None:
-        made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(place, exact=True), _progress())
-        _show_artifact(made, json_)
+        made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(place, exact=True), terminal.progress())
+        showing.artifact(made, json_)
         if explain and not json_ and (refusals := tables.refusals(made)):  # the document has them anyway
-            _table("left alone", refusals)
-        _fail_on_fallbacks(made, strict=strict)
+            terminal.table("left alone", refusals)
+        ending.fail_on_fallbacks(made, strict=strict)
 
     return _each(inputs, output, one)
 
@@ -199,17 +181,17 @@ def quantize(
     from compressor.deferred import defer
 
     defer()
-    from compressor import pipeline, sources
+    from compressor import pipeline, showing, sources
     from compressor.artifact import Shelf
 
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
     recipe = _build(data, [*set_, *_budget(bits, max_increase)])
     given = sources.open_input(input_, () if output.exists() else ("torch",))
-    quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), _progress())
+    quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), terminal.progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
-    _show_artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})
-    _fail_on_fallbacks(quantized, strict=strict)
+    showing.artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})
+    ending.fail_on_fallbacks(quantized, strict=strict)
 
 
 @commands.add
@@ -231,7 +213,7 @@ def validate(
 ) -> None:
     """Measure a candidate against its reference; a missed limit exits 1."""
     from compressor import baseline as last_good
-    from compressor import pipeline, sources
+    from compressor import pipeline, showing, sources
 
     data: dict[str, Any] = {"model": str(candidate)}
     if provider:
@@ -239,13 +221,15 @@ def validate(
     recipe = _build(data, set_)
     ours, theirs = sources.open_input(candidate), sources.open_input(against)
     earlier = last_good.read(baseline) if baseline else {}
-    report = last_good.judged(pipeline.validate(ours, theirs, recipe, provider=provider, track=_progress()), earlier)
+    report = last_good.judged(
+        pipeline.validate(ours, theirs, recipe, provider=provider, track=terminal.progress()), earlier
+    )
     if output:
         output.mkdir(parents=True, exist_ok=True)
         pipeline.write_report(output, report, strict=strict)
-    _write_for_ci(report, junit, summary, strict=strict)
-    _show_report(report, None, strict=strict, as_json=json_)
-    _exit_by_verdict(report, strict=strict)
+    showing.write_for_ci(report, junit, summary, strict=strict)
+    showing.report(report, None, strict=strict, as_json=json_)
+    ending.fail_by_verdict(report, strict=strict)
 
 
 @commands.add
@@ -256,7 +240,7 @@ def check(
     json_: Json = False,
 ) -> None:
     """Predict where each node will run, the copies that costs and what hurts; needs no GPU."""
-    from compressor import sources
+    from compressor import showing, sources
     from compressor.providers import prediction
     from compressor.session import load_model
 
@@ -264,10 +248,10 @@ def check(
     found = {path.name: prediction.predict(load_model(path), target) for path in models}
     if json_:
         documents = {name: one.to_json(strict=strict) for name, one in found.items()}
-        _emit(documents if len(models) > 1 else documents[models[0].name])
+        terminal.emit(documents if len(models) > 1 else documents[models[0].name])
     for name, one in found.items():
         if not json_:
-            _show_prediction(name, one)
+            showing.prediction(name, one)
     verdicts = {name: one.verdict(strict=strict) for name, one in found.items()}
     if missed := [f"{artifact}: {name}: {one}" for name, one in verdicts.items() if one != prediction.RUNS]:
         raise LimitMissedError("\n".join(missed))
@@ -304,13 +288,13 @@ def bench(
     ours = sources.open_input(artifact)
     with rivals.opened(against, ours, provider) as rival:
         graphs = measuring.sides(ours, rival, provider)
-        points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), _progress())
+        points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), terminal.progress())
     rows = benchmark.rows(points)
     if output:
         benchmark.write(output, rows, benchmark.plots(points))
-    _emit(rows) if json_ else _table(f"on {provider}", rows)
+    terminal.emit(rows) if json_ else terminal.table(f"on {provider}", rows)
     if not json_:
-        print(*tables.bars(rows), sep="\n")
+        terminal.show(*tables.bars(rows))
 
 
 def _bench_serving(
@@ -329,11 +313,11 @@ def _bench_serving(
     if provider != "cpu":
         raise RequestError(f"--provider {provider}: --serving measures on the cpu; leave it out")
     wanted = streams.Streams(counts, lengths, new_tokens)
-    loads = streams.measure({name: Served.open(path) for name, path in names.items()}, wanted, _progress())
+    loads = streams.measure({name: Served.open(path) for name, path in names.items()}, wanted, terminal.progress())
     rows = streams.rows(loads)
     if output:
         benchmark.write(output, rows, streams.plots(loads))
-    _emit(rows) if as_json else _table("by number of streams", rows)
+    terminal.emit(rows) if as_json else terminal.table("by number of streams", rows)
 
 
 @commands.add
@@ -342,10 +326,10 @@ def inspect(
     json_: Json = False,
 ) -> None:
     """Show what an artifact holds: operators, sizes, interface, provenance, and whether its files are whole."""
-    from compressor import inspection, sources
+    from compressor import inspection, showing, sources
 
     facts = inspection.inspect(sources.open_input(artifact))
-    _show_facts(facts, json_)
+    showing.facts(facts, json_)
     if facts["damaged"]:
         raise LimitMissedError(f"{artifact}: {', '.join(facts['damaged'])} changed since the artifact was written")
 
@@ -384,8 +368,8 @@ def generate(
     served = Served.open(artifact, paged=name != STATIC)
     make = served.backend(name, served.limits(max_batch, cache_tokens, threads))
     place = output or prompts.with_suffix(".out.jsonl")
-    count = offline.generate(served, make, prompts, place, _progress())
-    _emit({"output": str(place), "answered": count}) if json_ else print(f"answered {count}: {place}")
+    count = offline.generate(served, make, prompts, place, terminal.progress())
+    terminal.emit({"output": str(place), "answered": count}) if json_ else terminal.show(f"answered {count}: {place}")
 
 
 @commands.add
@@ -420,7 +404,7 @@ def serve(
         name or artifact.resolve().name, api_key, max_new_tokens=max_new_tokens, drain_seconds=drain_seconds
     )
     server = http.start(served, make, options, queue)
-    _say(f"{options.name} at http://{host}:{port}/v1, {max_batch} at once; Ctrl-C ends it")
+    terminal.say(f"{options.name} at http://{host}:{port}/v1, {max_batch} at once; Ctrl-C ends it")
     http.run(server, place)
 
 
@@ -431,18 +415,19 @@ def diff(
     json_: Json = False,
 ) -> None:
     """Show what two graphs differ in: interface, versions, operators, weights."""
-    from compressor import difference, sources
+    from compressor import difference, showing, sources
 
     facts = difference.compare(sources.open_input(before), sources.open_input(after))
-    _show_facts(facts, json_)
+    showing.facts(facts, json_)
 
 
 @commands.add
 def doctor(json_: Json = False) -> None:
     """Show what this machine has: versions, providers that really load, memory, disk."""
+    from compressor import showing
     from compressor.providers import environment
 
-    _show_facts(environment.examine(), json_)
+    showing.facts(environment.examine(), json_)
 
 
 @commands.add
@@ -454,72 +439,12 @@ def recipes(
     from compressor import recipe, recipe_files
 
     if schema:
-        _emit(recipe.schema())
+        terminal.emit(recipe.schema())
         return
     found = {path.stem: recipe_files.purpose(path) for path in recipe_files.ours()}
-    _emit(found) if json_ else _table("recipes", [{"recipe": name, "for": text} for name, text in found.items()])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: runs a command and ends the process with the code its outcome has."""
-
-    def command() -> object:
-        return commands.run(sys.argv[1:] if arguments is None else arguments)
-
-    ranked = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # torchrun's, of several processes
-    code = _among_ranks(command) if ranked else _guarded(command)
-    if arguments is None and not ranked:
-        _leave(code)
-    sys.exit(code)
-
-
-def _leave(code: int) -> None:
-    """End at once where nobody else is at work: Python would take itself apart, for a tenth of a short command's time.
-
-    Returns where it has to be Python's own end: another thread runs, or what was printed cannot be delivered.
-    """
-    if threading.active_count() > 1:
-        return
-    atexit._run_exitfuncs()
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _among_ranks(command: Callable[[], object]) -> int:
-    """The first process runs the command, the others what it shares out; all end with its code."""
-    from compressor.quantize import ranks
-
-    if (code := _guarded(ranks.join)) != DONE:
-        return code
-    if not ranks.leads():
-        return _guarded(ranks.follow)
-    code = _guarded(command)
-    ranks.dismiss(code)
-    return code
-
-
-def _guarded(command: Callable[[], object]) -> int:
-    """Run a command; every error is a line on standard error and an exit code."""
-    try:
-        result = command()
-        return result if isinstance(result, int) else DONE
-    except CompressError as error:
-        _say(*str(error).splitlines())
-        return error.exit_code
-    except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the last finished stage")
-        return INTERRUPTED
-    except MemoryError:
-        _say("out of memory; fewer calibration samples or a machine with more would help")
-        return MACHINE_CANNOT
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        _say(f"this is a bug in compress: {type(error).__name__}: {error}. Please report the lines above")
-        return BUG
+    terminal.emit(found) if json_ else terminal.table(
+        "recipes", [{"recipe": name, "for": text} for name, text in found.items()]
+    )
 
 
 def _each(inputs: Sequence[Path], output: Path, work: Callable[[Path, Path], None]) -> int:
@@ -535,15 +460,10 @@ def _each(inputs: Sequence[Path], output: Path, work: Callable[[Path, Path], Non
         places[place] = path
     codes = []
     for place, path in places.items():
-        codes.append(_guarded(functools.partial(work, path, place)))
+        codes.append(ending.guarded(functools.partial(work, path, place)))
         if codes[-1] == INTERRUPTED:
             break
     return max(codes)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(f"compress: {line}", file=sys.stderr)
 
 
 def _one_of(option: str, value: str, known: Sequence[str]) -> None:
@@ -570,148 +490,17 @@ def _budget(bits: str | None, max_increase: float | None) -> list[str]:
     return [f"quantize.budget.{one}" for one in asked]
 
 
-def _emit(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and ends the process with the code its outcome has."""
 
+    def command() -> object:
+        return commands.run(sys.argv[1:] if arguments is None else arguments)
 
-def _progress() -> Track:
-    """On standard error: rich's where somebody watches, else a line a task with its time."""
-    if not sys.stderr.isatty():
-        return _timed
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-
-    def track(iterable: Iterable[T], text: str) -> Iterable[T]:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            yield from progress.track(iterable, description=text)
-
-    return track
-
-
-def _timed(iterable: Iterable[T], text: str) -> Iterable[T]:
-    begin = time.perf_counter()
-    yield from iterable
-    _say(f"{text}: {time.perf_counter() - begin:.1f} s")
-
-
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rich's on a terminal; in a file or a log the same columns as plain text, as wide as they are."""
-    from compressor import tables
-
-    if not sys.stdout.isatty():
-        print(*([title] if title else []), *tables.plain(rows), sep="\n")
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text  # a plain str would be read as markup, and [batch, sequence] would vanish
-
-    table = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else ():
-        table.add_column(column, justify="right" if isinstance(rows[0][column], (int, float)) else "left")
-    for row in rows:
-        table.add_row(*(Text(tables.cell(value)) for value in row.values()))
-    Console().print(table)
-
-
-def _show_plan(steps: Sequence[Any], place: Path, as_json: bool) -> None:
-    rows = [dataclasses.asdict(step) for step in steps]
-    if as_json:
-        _emit({"output": str(place), "stages": rows})
-        return
-    from compressor.tables import number
-
-    shown = [
-        {
-            "stage": row["stage"],
-            "state": "done already" if row["reused"] else "to do",
-            "disk": number(row["disk_bytes"], "bytes"),
-            "peak memory": number(row["peak_bytes"], "bytes"),
-            "place": str(row["place"]),
-        }
-        for row in rows
-    ]
-    _table(f"would write {place}", shown)
-
-
-def _show_artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = None) -> None:
-    from compressor import tables
-    from compressor.report import left_alone_rows
-
-    report = made.measured() | (more or {})
-    if as_json:
-        _emit({"artifact": str(made.directory), "key": made.key, "facts": made.facts, "reused": made.reused} | report)
-        return
-    for title in ("proof", "passes", "layers"):
-        if report.get(title):
-            _table(title, [tables.brief(row) for row in report[title]])
-    if left_alone := report.get("left_alone"):
-        _table("left alone", left_alone_rows(left_alone))
-    print(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
-
-
-def _show_report(report: Report, made: Artifact | None, *, strict: bool, as_json: bool) -> None:
-    from compressor.report import measurement_rows
-
-    if as_json:
-        _emit(report.to_json(strict=strict) | {"artifact": str(made.directory) if made else None})
-        return
-    _table(f"verdict: {report.verdict(strict=strict)}", measurement_rows(report.measurements))
-    for line in report.fallbacks:
-        print(f"fallback: {line}")
-    if made:
-        print(f"artifact: {made.directory}\nreport:   {made.directory / 'report.md'}")
-
-
-def _show_prediction(name: str, found: Prediction) -> None:
-    from compressor import tables
-
-    _table(f"{name} for {found.target}, by the kernels of ONNX Runtime {found.version}", found.by_provider())
-    if elsewhere := found.elsewhere():
-        _table("not on the target, or not by choice", elsewhere)
-    if found.copies:
-        _table(f"{len(found.copies)} copies a run", [tables.crossing(one) for one in found.copies[:LISTED]])
-    for line in found.advice:
-        print(f"hurts: {line}")
-
-
-def _write_for_ci(report: Report, junit: Path | None, summary: Path | None, *, strict: bool) -> None:
-    """What a CI server reads: JUnit XML, and Markdown behind what other steps said."""
-    from compressor import junit as xml
-
-    if junit:
-        junit.parent.mkdir(parents=True, exist_ok=True)
-        junit.write_text(xml.render(report, strict=strict), encoding="utf-8")
-    if summary:
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(report.to_markdown(strict=strict) + "\n")
-
-
-def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
-    from compressor import tables
-
-    if as_json:
-        _emit(facts)
-        return
-    graphs = facts.get("graphs", {})
-    whole = {name: value for name, value in facts.items() if name != "graphs"}
-    for title, part in {"": whole, **graphs}.items():
-        _table(title, [{"what": name, "value": tables.lines_of(value)} for name, value in part.items()])
-
-
-def _fail_on_fallbacks(made: Artifact, *, strict: bool) -> None:
-    """Say what fell back; under `--strict` it fails the command."""
-    fallbacks = made.facts["fallbacks"]
-    _say(*fallbacks)
-    if strict and fallbacks:
-        raise LimitMissedError(f"{len(fallbacks)} fallbacks; --strict counts each")
-
-
-def _exit_by_verdict(report: Report, *, strict: bool) -> None:
-    verdict = report.verdict(strict=strict)
-    if verdict != "passed":
-        raise LimitMissedError(verdict)
+    ranked = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # torchrun's, of several processes
+    code = ending.among_ranks(command) if ranked else ending.guarded(command)
+    if arguments is None and not ranked:
+        ending.leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

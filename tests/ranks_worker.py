@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-import cli
-from compressor import pipeline, recipe, sources
+from compressor import ending, pipeline, recipe, sources
 from compressor.artifact import Shelf
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
@@ -78,7 +77,7 @@ def fall_asleep() -> None:
 def main(case: str, folder: Path) -> int:
     ranks.PATIENCE = timedelta(seconds=5) if case == "fall_asleep" else ranks.PATIENCE
     ranks.FAREWELL = timedelta(seconds=1)
-    return cli._among_ranks(lambda: quantize(folder, folder / "two") if case == "quantize" else one_job(case, folder))
+    return ending.among_ranks(lambda: quantize(folder, folder / "two") if case == "quantize" else one_job(case, folder))
 
 
 if __name__ == "__main__":
