@@ -19,13 +19,14 @@ from compressor import catalog, formats, preparing
 from compressor.calibration import Windows
 from compressor.decoder import IDS, Decoder, DecoderSession, Feeds
 from compressor.errors import RequestError
+from compressor.methods import Gptq, OnGrid, Rtn
 from compressor.progress import Track
 from compressor.quantize import ranks, sensitivity
 from compressor.quantize.budget import Option, Tradeoff
 from compressor.quantize.linears import Linear
 from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.recipe import Gptq, OnGrid, Recipe, Rtn
+from compressor.recipe import Recipe
 from compressor.session import open_session
 from compressor.validate import perplexity
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from compressor import builtin, sources
 from compressor.errors import MachineError, RequestError
-from compressor.recipe import Calibration, Perplexity
+from compressor.limits import Perplexity
+from compressor.recipe import Calibration
 from compressor.sources import TOKENIZER
 
 BUILTIN = "builtin"

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.errors import MachineError, RequestError
-from compressor.methods import Images
+from compressor.recipe import Images
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 Array = NDArray[np.generic]

@@ -13,13 +13,13 @@ import onnx_ir as ir
 
 from compressor import catalog
 from compressor.decoder import Feeds
-from compressor.methods import Dynamic
+from compressor.methods import Dynamic, Gptq, OnGrid
 from compressor.progress import Track
 from compressor.quantize import prepare, rotation
 from compressor.quantize.linears import Linear, find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.recipe import Gptq, OnGrid, Recipe
+from compressor.recipe import Recipe
 
 
 def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], track: Track) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from compressor import budgeting, catalog, formats, preparing, samples
 from compressor.artifact import MODEL, Artifact
 from compressor.errors import RequestError
-from compressor.methods import Codebook, LlmInt8
+from compressor.methods import Codebook, Gptq, LlmInt8, OnGrid, Rtn
 from compressor.preparing import weights
 from compressor.progress import Track
 from compressor.quantize import decompose, embeddings, ranks, solve, stacks, store
@@ -26,7 +26,7 @@ from compressor.quantize.linears import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
 from compressor.quantize.qtensor import Choice
 from compressor.quantize.rewritten import refuse_quantized
-from compressor.recipe import Gptq, OnGrid, Recipe, Rtn
+from compressor.recipe import Recipe
 from compressor.samples import Samples
 from compressor.session import load_model, save_model
 

@@ -2,7 +2,8 @@
 
     recipe.yaml + --set overrides  ->  Recipe        or  RecipeError with every finding, each with file:line
 
-The models below are the schema, written once: constructor, YAML key, `--set` target, JSON schema, validation.
+The models below, in methods.py and in limits.py are the schema, written once: constructor, YAML key, `--set` target,
+JSON schema, validation.
 """
 
 from __future__ import annotations
@@ -18,18 +19,17 @@ from compressor import catalog, formats, impossible, yaml_text
 from compressor.errors import RecipeError, RequestError
 from compressor.export import tasks
 from compressor.findings import findings
-from compressor.methods import Awq, Codebook, Dynamic, Images, Keep, LlmInt8, Rotations, Section, SmoothQuant, StaticQdq
+from compressor.limits import Validate
+from compressor.methods import Gptq, OnGrid, Quantize
+from compressor.section import Section
 from compressor.suggestion import suggestion
 from compressor.yaml_text import Place
 
-PER_CHANNEL = -1
-Bits = Literal[8, 4, 3, 2]
-GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # ONNX Runtime's MatMulNBits: powers of two from 16; 512 returned zeros
-Scheme = Literal["absmax", "zero_point", "symmetric"]
-SCHEME = "absmax, zero_point or symmetric, which leaves no code unused; none: symmetric where the package holds it"
 Dtype = Literal["float32", "float16", "bfloat16"]
 Target = Literal["generic", "cpu", "cuda", "tensorrt"]
 Format = Literal["matmulnbits", "qdq", "gptq", "compressed_tensors"]
+Deviation = Annotated[float, Field(gt=0)]
+Side = Annotated[int, Field(ge=1)]
 
 
 def _named(kind: str, known: Iterable[str]) -> AfterValidator:
@@ -68,6 +68,21 @@ class Optimize(Section):
     )
 
 
+class Images(Section):
+    """How a picture becomes the model's input: resized, divided by 255, less the mean, over the deviation."""
+
+    size: tuple[Side, Side] | None = Field(None, description="height and width; none: those of the graph's input")
+    mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), description="of each channel, in 0..1; ImageNet's")
+    deviation: tuple[Deviation, ...] = Field((0.229, 0.224, 0.225), description="of each channel; ImageNet's")
+    layout: Literal["nchw", "nhwc"] = Field("nchw", description="axes of the graph's input")
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.mean) != len(self.deviation):
+            raise ValueError(f"{len(self.mean)} means and {len(self.deviation)} deviations; a channel has one of each")
+        return self
+
+
 class Calibration(Section):
     """The data that statistics are gathered on: text for models of language, arrays or pictures for any other."""
 
@@ -80,117 +95,6 @@ class Calibration(Section):
     length: int = Field(512, ge=8, description="tokens")
     seed: int = Field(0, ge=0, description="chooses the windows, rows or pictures")
     max_padding: float = Field(0.5, ge=0, le=1, description="share of the tokens that may be padding")
-
-
-class Rtn(Section):
-    """Round to nearest: absmax and symmetric, or zero-point (asymmetric), no calibration."""
-
-    bits: Bits = 4
-    group_size: GroupSize | Literal["tensor"] = Field(
-        32, description="rows of the input that share a scale; -1 per channel; tensor: one scale for all"
-    )
-    scheme: Scheme | None = Field(None, description=SCHEME)
-    scale_search: bool | Literal["weighted"] = Field(
-        False, description="shrink each scale to the least squared error; weighted: by what each input is on the data"
-    )
-
-
-class Gptq(Section):
-    """GPTQ, Frantar et al. 2022 (arXiv 2210.17323), on the graph."""
-
-    bits: Bits = 4
-    group_size: GroupSize = Field(128, description="rows of the input that share a scale; -1 per channel")
-    scheme: Scheme | None = Field(None, description=SCHEME)
-    damping: float = Field(0.01, gt=0, lt=1, description="times the mean diagonal; 0.01 is the paper's")
-    correction: float = Field(
-        0,
-        ge=0,
-        le=1,
-        description="share of the drift of inputs that is solved away (GPTAQ's aim); 0.5 suits 2 and 3 bits",
-    )
-    act_order: bool = Field(True, description="most active inputs first; groups stay as stored, free at run time")
-    scale_search: bool = Field(True, description="shrink each scale to the least squared error")
-
-
-class Budget(Section):
-    """What the weights may cost together; bits and groups of each are then chosen by how sensitive it is."""
-
-    bits: float | None = Field(None, gt=1, le=16, description="for each weight, scales and zero points counted")
-    max_ppl_increase: float | None = Field(None, gt=0, description="relative, of the calibration text: 0.02 allows 2 %")
-
-    @model_validator(mode="after")
-    def _one_limit(self) -> Self:
-        if (self.bits is None) == (self.max_ppl_increase is None):
-            raise ValueError("name exactly one of bits, max_ppl_increase")
-        return self
-
-
-OnGrid = Rtn | Gptq  # a QTensor for each weight
-Method = OnGrid | Dynamic | LlmInt8 | Codebook | StaticQdq | Keep
-
-
-class Quantize(Section):
-    """Exactly one method, and the weights it leaves alone."""
-
-    rtn: Rtn | None = None
-    gptq: Gptq | None = None
-    dynamic: Dynamic | None = None
-    llm_int8: LlmInt8 | None = None
-    nf4: Codebook | None = None
-    fp4: Codebook | None = None
-    static_qdq: StaticQdq | None = None
-    none: Keep | None = None
-    rotations: Rotations | None = Field(None, description="rotate the residual stream and the values of heads")
-    awq: Awq | None = Field(None, description="scale weights before rtn or gptq")
-    smoothquant: SmoothQuant | None = Field(None, description="scale activations before static_qdq or dynamic")
-    budget: Budget | None = Field(None, description="bits and groups chosen for each weight instead of one for all")
-    embeddings: Literal[8, 4] | None = Field(
-        None,
-        description="bits of embedding tables, in matmulnbits and qdq; a head that is the same matrix is rounded too",
-    )
-    exclude: tuple[str, ...] = Field(("lm_head",), description="a weight whose name holds one of these is kept")
-
-    @model_validator(mode="after")
-    def _one_method(self) -> Self:
-        chosen = [name for name in catalog.METHODS if getattr(self, name) is not None]
-        if len(chosen) != 1:
-            named = " and ".join(chosen) or "none"
-            raise ValueError(f"choose exactly one method of {', '.join(catalog.METHODS)}; the recipe names {named}")
-        return self
-
-    @property
-    def name(self) -> str:
-        """The name of the one method that is set."""
-        return next(name for name in catalog.METHODS if getattr(self, name) is not None)
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the work looks at data."""
-        at_run_time = self.llm_int8 is not None and self.llm_int8.outliers == "dynamic"
-        weighted = self.rtn is not None and self.rtn.scale_search == "weighted"
-        looks = self.name in catalog.CALIBRATED and not at_run_time
-        scaled = self.awq is not None or self.smoothquant is not None
-        return looks or weighted or scaled or self.budget is not None
-
-    @property
-    def prepared(self) -> tuple[str, ...]:
-        """What is done to the float graph first."""
-        return tuple(name for name in catalog.PREPARATIONS if getattr(self, name) is not None)
-
-    @property
-    def method(self) -> Method:
-        """The one method that is set."""
-        chosen: Method = getattr(self, self.name)
-        return chosen
-
-    def rounded(self) -> Quantize:
-        """The same grid without a solver: what plain rounding would have given."""
-        method = self.method
-        assert isinstance(method, OnGrid)  # asked of solvers on a grid alone
-        rtn = Rtn(
-            bits=method.bits, group_size=method.group_size, scheme=method.scheme, scale_search=method.scale_search
-        )
-        return self.model_copy(update={self.name: None, "rtn": rtn})
 
 
 class Package(Section):
@@ -214,111 +118,6 @@ class Package(Section):
     def calibrated(self) -> bool:
         """Whether what is written depends on the calibration text."""
         return self.paged and self.kv_cache == "int8"
-
-
-class Agreement(Section):
-    """Logits of the artifact against the reference: prefill, decode with past, batch 2, padded rows."""
-
-    source: str | None = Field(
-        None,
-        description="for graphs that are no decoders: text, arrays (.npz) or a folder of pictures; none: rows of "
-        "calibration.source, or the text of perplexity.source for a graph that reads it, or inputs that are made up",
-    )
-    length: int = Field(32, ge=4, description="prompt tokens; of an encoder, all")
-    decode_steps: int = Field(4, ge=1)
-    max_kl: float | None = Field(None, gt=0, description="nats, mean over positions, worst case")
-    min_top1: float | None = Field(None, ge=0, le=1, description="share of positions with the same best token")
-    max_difference: float | None = Field(None, gt=0, description="largest absolute difference of a logit or output")
-    min_cosine: float | None = Field(
-        None, ge=-1, le=1, description="of outputs, worst row; graphs that are no decoders"
-    )
-
-
-class Perplexity(Section):
-    """exp(mean negative log likelihood) on held-out text, for artifact and reference."""
-
-    source: str = Field("builtin", description="builtin, a file or a dataset id")
-    windows: Literal["packed", "documents"] = Field(
-        "packed", description="packed: the text cut every `length` tokens; documents: BOS and one document a window"
-    )
-    length: int = Field(256, ge=2, description="tokens in a window")
-    tokens: int = Field(20480, ge=2, description="stop after this many tokens")
-    max_increase: float | None = Field(None, description="relative: 0.02 allows 2 % above the reference")
-    max_value: float | None = Field(None, gt=1)
-    below_rounding: bool | None = Field(
-        None, description="also measure the same weights rounded to the same grid; true makes being worse a miss"
-    )
-
-
-class Paged(Section):
-    """Logits of the paged twin against the contiguous graph's: ragged requests, chunks, scattered blocks."""
-
-    max_difference: float | None = Field(0.01, gt=0, description="of a logit, in parts of the largest one")
-    max_kl: float | None = Field(0.005, gt=0, description="nats, mean over held-out text; a pool of 8-bit codes alone")
-
-
-class Accuracy(Section):
-    """Share of rows whose largest score is their label's, for artifact and reference."""
-
-    source: str = Field(
-        description="arrays by input name with `labels` (.npz), or a folder with a folder for each class"
-    )
-    samples: int | None = Field(None, ge=1, description="rows from the beginning; none: all")
-    max_drop: float | None = Field(None, ge=0, le=1, description="0.005 allows half a point below the reference")
-    min_value: float | None = Field(None, ge=0, le=1)
-
-
-class Size(Section):
-    """Bytes on disk, weights and graph."""
-
-    max_ratio: float | None = Field(None, gt=0, description="of the unquantized graph")
-
-
-class Speed(Section):
-    """Tokens a second, median of repeats, in ONNX Runtime as it will be served."""
-
-    prompt: int = Field(128, ge=1, description="tokens of the prefill")
-    new_tokens: int = Field(32, ge=1)
-    repeats: int = Field(5, ge=1)
-    min_decode_ratio: float | None = Field(None, gt=0, description="of the reference's decode speed")
-
-
-class Placement(Section):
-    """Where the nodes run: measured on the target's provider where it loads, predicted where it does not."""
-
-    min_nodes_on_provider: float | None = Field(None, ge=0, le=1, description="share of the nodes")
-    min_flops_on_provider: float | None = Field(None, ge=0, le=1, description="share of the operations")
-    max_copies: int | None = Field(None, ge=0, description="between host and device, a run")
-
-
-class Latency(Section):
-    """Milliseconds a call takes, median and 95th percentile; limits are of the latter."""
-
-    prompt: int = Field(128, ge=1, description="tokens of the prefill")
-    repeats: int = Field(50, ge=2)
-    max_prefill_p95: float | None = Field(None, gt=0, description="milliseconds")
-    max_decode_p95: float | None = Field(None, gt=0, description="milliseconds a token")
-    max_call_p95: float | None = Field(None, gt=0, description="milliseconds, graphs that are no decoders")
-
-
-class Layers(Section):
-    """The solver's output error of each layer, against rounding's."""
-
-    max_flagged: int | None = Field(0, ge=0, description="layers worse than rounding, constant or not finite")
-
-
-class Validate(Section):
-    """What is measured, and the limits that turn a number into a verdict."""
-
-    agreement: Agreement = Agreement()
-    perplexity: Perplexity | None = Perplexity()
-    paged: Paged = Paged()
-    accuracy: Accuracy | None = None
-    size: Size = Size()
-    speed: Speed | None = Speed()
-    placement: Placement = Placement()
-    latency: Latency | None = Field(None, description="asked for by `validate --provider`")
-    layers: Layers = Layers()
 
 
 class Recipe(Section):

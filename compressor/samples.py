@@ -26,8 +26,8 @@ from compressor import calibration, pictures, sources
 from compressor.calibration import Vocabulary
 from compressor.decoder import IDS, MASK, Decoder, Feeds
 from compressor.errors import RequestError
-from compressor.methods import Images
-from compressor.recipe import Accuracy, Calibration, Recipe
+from compressor.limits import Accuracy
+from compressor.recipe import Calibration, Images, Recipe
 from compressor.sources import TOKENIZER
 
 ARRAYS, LABELS = ".npz", "labels"

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from compressor import builtin, calibration
 from compressor.calibration import Vocabulary, Windows
 from compressor.errors import MachineError, RequestError
-from compressor.recipe import Calibration, Perplexity
+from compressor.limits import Perplexity
+from compressor.recipe import Calibration
 
 BOS = 256
 

@@ -19,7 +19,7 @@ from compressor import calibration, pipeline, recipe, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, DecoderSession
-from compressor.recipe import Perplexity
+from compressor.limits import Perplexity
 from compressor.session import load_model, open_session
 from compressor.validate import perplexity
 

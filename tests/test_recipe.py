@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from compressor import recipe
 from compressor.errors import RecipeError, RequestError
-from compressor.recipe import Gptq, Quantize, Recipe, Rtn
+from compressor.methods import Gptq, Quantize, Rtn
+from compressor.recipe import Recipe
 
 OURS = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 

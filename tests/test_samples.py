@@ -13,8 +13,8 @@ import pytest
 
 from compressor import calibration, recipe, samples
 from compressor.errors import RequestError
-from compressor.methods import Images
-from compressor.recipe import Accuracy, Calibration
+from compressor.limits import Accuracy
+from compressor.recipe import Calibration, Images
 from tests import graphs
 from tests.test_calibration import BOS, write_tokenizer
 

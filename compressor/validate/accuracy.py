@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compressor.errors import RequestError
-from compressor.recipe import Accuracy
+from compressor.limits import Accuracy
 from compressor.report import Measurement
 from compressor.samples import Samples
 from compressor.validate.subject import Subject

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compressor.recipe import Budget, Perplexity
+from compressor.limits import Perplexity
+from compressor.methods import Budget
 from compressor.report import Measurement
 
 

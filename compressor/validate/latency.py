@@ -17,8 +17,8 @@ import numpy as np
 
 from compressor import probe
 from compressor.decoder import DecoderSession
+from compressor.limits import Latency
 from compressor.providers import device
-from compressor.recipe import Latency
 from compressor.report import Measurement
 from compressor.session import open_session
 from compressor.validate.subject import Subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.recipe import Layers
+from compressor.limits import Layers
 from compressor.report import Measurement
 
 

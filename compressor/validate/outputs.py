@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.decoder import Feeds
-from compressor.recipe import Agreement
+from compressor.limits import Agreement
 from compressor.report import Measurement
 from compressor.validate.subject import Subject
 

@@ -13,8 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.calibration import Windows
+from compressor.limits import Paged
 from compressor.paged_decoder import PAGED_MODEL, PagedSession, Row, for_this_machine, holds_codes
-from compressor.recipe import Paged
 from compressor.report import Measurement
 from compressor.session import load_model
 from compressor.validate.agreement import distance

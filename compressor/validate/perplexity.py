@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from compressor.calibration import Windows
 from compressor.decoder import DecoderSession
+from compressor.limits import Perplexity
 from compressor.progress import Track, identity
-from compressor.recipe import Perplexity
 from compressor.report import Measurement
 from compressor.validate.agreement import log_softmax
 from compressor.validate.subject import Subject

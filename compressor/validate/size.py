@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compressor.recipe import Size
+from compressor.limits import Size
 from compressor.report import Measurement
 from compressor.validate.subject import Subject
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.decoder import DecoderSession
-from compressor.recipe import Speed
+from compressor.limits import Speed
 from compressor.report import Measurement
 from compressor.validate.subject import Subject
 

@@ -34,8 +34,8 @@ from compressor import calibration, pipeline, recipe, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.calibration import Vocabulary, Windows
 from compressor.decoder import Decoder, DecoderSession
+from compressor.limits import Perplexity
 from compressor.quantize.linears import find_linears
-from compressor.recipe import Perplexity
 from compressor.session import load_model, open_session
 from compressor.validate.agreement import log_softmax
 from tests import readers

@@ -14,9 +14,9 @@ import passes
 from compressor import catalog, decoder
 from compressor.decoder import Decoder, DecoderSession
 from compressor.errors import RequestError
+from compressor.limits import Paged
 from compressor.package import attention, cache_scales, paged, paging, window
 from compressor.paged_decoder import PAGED_CONFIG, PAGED_MODEL, PagedSession, Row, feeds
-from compressor.recipe import Paged
 from compressor.session import external_files, load_model, open_session
 from compressor.validate import paged as check
 from compressor.validate.subject import Subject

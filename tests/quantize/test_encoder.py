@@ -11,7 +11,7 @@ import pytest
 
 from compressor import pipeline, recipe, samples, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.recipe import Agreement
+from compressor.limits import Agreement
 from compressor.session import load_model
 from compressor.validate import outputs
 from compressor.validate.subject import Subject

@@ -13,9 +13,9 @@ import pytest
 from compressor import cache_calibration, calibration, recipe, sources
 from compressor.calibration import Vocabulary
 from compressor.errors import RequestError
+from compressor.limits import Paged, Perplexity
 from compressor.package import paged
 from compressor.paged_decoder import PAGED_MODEL
-from compressor.recipe import Paged, Perplexity
 from compressor.serve.backend import Limits
 from compressor.serve.served import BACKENDS, Served
 from compressor.session import load_model

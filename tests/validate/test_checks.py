@@ -15,7 +15,7 @@ import pytest
 
 from compressor.calibration import Windows
 from compressor.errors import RequestError
-from compressor.recipe import Agreement, Layers, Perplexity, Size, Speed
+from compressor.limits import Agreement, Layers, Perplexity, Size, Speed
 from compressor.report import Measurement
 from compressor.session import save_model
 from compressor.validate import agreement, layers, perplexity, size, speed, structure

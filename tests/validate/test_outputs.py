@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from compressor.errors import RequestError
-from compressor.recipe import Accuracy, Agreement
+from compressor.limits import Accuracy, Agreement
 from compressor.report import Measurement
 from compressor.samples import Samples
 from compressor.session import save_model

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from compressor.limits import Latency, Placement
 from compressor.providers import prediction
-from compressor.recipe import Latency, Placement
 from compressor.report import Measurement
 from compressor.session import save_model
 from compressor.validate import latency, placement
