@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ CHUNK = 64  # tokens of one prompt in one call: attention computes all keys up t
 TOKEN, FINISHED, BLOCKED = 1, 2, 4  # bits of an event's flags
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Turn:
     """A request, its tokens so far, and while it runs its handle in the Engine."""
 
@@ -121,22 +122,39 @@ class Engine:
 
     def step(self) -> list[Event]:
         self._admit()
-        before, self.ended = self.ended, []
+        told, self.ended = self.ended, []
         if not self.running:
-            return before
+            return told
         if not all(one.answered for one in self.running):
             self._forecast()
-        found, seen = self.engine.run(self.buffer), 0
+        seen = self._read(self.engine.run(self.buffer), told)
+        self.tally.steps += 1
+        if seen & BLOCKED and not seen & (TOKEN | FINISHED):
+            self._preempt(self.running[-1])
+        return told + self.ended
+
+    def _read(self, found: Any, told: list[Event]) -> int:
+        """Events of a call, ours added to `told`; returns all their flags together.
+
+        Most bring a token and nothing else. Those are told here: what is called for each token costs a small model
+        more than the arithmetic does, since the call before has emptied the caches.
+        """
+        seen = 0
         for at in range(len(found)):  # its iterator ends by an exception of C++, which takes as long as three requests
             raw = found[at]
             flags = raw.flags.value
             seen |= flags
-            if flags & (TOKEN | FINISHED) and (one := self.turn_of.get(raw.request)):
-                before += self._translate(one, raw, flags)
-        self.tally.steps += 1
-        if seen & BLOCKED and not seen & (TOKEN | FINISHED):
-            self._preempt(self.running[-1])
-        return before + self.ended
+            one = self.turn_of.get(raw.request)
+            if one is None:
+                continue
+            if flags == TOKEN and one.answered and not one.again:
+                token = raw.token
+                one.tokens.append(token)
+                told.append(Event(one.number, token, None, one.cached_tokens))
+                self.tally.rows += 1
+            elif flags & (TOKEN | FINISHED):
+                told += self._translate(one, raw, flags)
+        return seen
 
     # --- into the Engine and out of it --------------------------------------------------------------------------------
 
@@ -247,12 +265,18 @@ class Engine:
     def _leave(self, one: Turn, *, finished: bool = False) -> None:
         """Out of the Engine: a request that is not closed keeps its place and its blocks."""
         self.running.remove(one)
-        self.held -= Counter(one.hashes)
+        self._let_go(one.hashes)
         del self.turn_of[one.handle]
         if not finished:
             one.handle.cancel_turn(one.turn)
         one.handle.close()
         one.handle = None
+
+    def _let_go(self, hashes: Sequence[bytes]) -> None:
+        for content in hashes:
+            self.held[content] -= 1
+            if not self.held[content]:
+                del self.held[content]
 
     # --- what we know of its blocks -----------------------------------------------------------------------------------
 

@@ -23,9 +23,8 @@ pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not instal
 
 ROOMY = Limits(num_blocks=512, block_size=16, max_batch=16, max_step_tokens=2048, context=512, threads=1)
 CHUNKED = Limits(num_blocks=512, block_size=4, max_batch=8, max_step_tokens=16, context=512, threads=1)
-CRAMPED = Limits(
-    num_blocks=10, block_size=16, max_batch=8, max_step_tokens=20, context=512, threads=1
-)  # three requests' worth
+# One long request's worth: the Engine's side begins none that does not fit, so only small blocks overtake it often.
+CRAMPED = Limits(num_blocks=26, block_size=4, max_batch=8, max_step_tokens=20, context=512, threads=1)
 EVAL = Path(__file__).parents[3] / "shared" / "eval"
 Tiny = Callable[[int | None], Subject]
 
@@ -150,7 +149,7 @@ def test_a_seed_draws_the_same_in_any_company(name: str, limits: Limits, tiny: T
 def test_what_can_never_finish_is_refused(name: str, tiny: Tiny) -> None:
     backend = tiny(None).make(name, CRAMPED)
     for request, why in (
-        (Request((5,) * 150, 11), "161"),
+        (Request((5,) * 94, 11), "105"),
         (Request((), 4), "at least one"),
         (Request((5,), 0), "at least one"),
         (Request((512,), 4), "vocabulary"),
@@ -192,4 +191,5 @@ def test_two_hundred_requests_of_a_trained_model(folder: str, bits: int | None, 
             backend = model.make(name, limits)
             for request, one in zip(requests, serve(backend, requests, arrival=0.4), strict=True):
                 assert model.is_greedy(request, one.tokens, one.finish)
-            assert (backend.usage().tally.preemptions > 0) == (limits is CRAMPED)
+            preemptions = backend.usage().tally.preemptions
+            assert preemptions > len(requests) / 10 if limits is CRAMPED else preemptions == 0
