@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BACKENDS = ("engine", "reference")  # that batch continuously
 STATIC = "static"  # and the one that does not
 SHARE_OF_MEMORY = 0.25  # of the machine's, that the pool takes at most unless told otherwise
-# Of a call, shared by prompts that are read side by side. With 256, eight of 64 to 448 tokens took 5 to 20% longer, since
-# rows that answer already went through more calls of prompts; one of 2048 took half as long again in a single call.
+# Of a call, shared by prompts read side by side. With 256, eight of 64 to 448 tokens took 5 to 20% longer, since those
+# that answer already went through more calls of prompts. One of 2048 took half as long again in a single call.
 PROMPT_TOKENS = 512
 
 
