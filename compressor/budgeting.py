@@ -61,7 +61,7 @@ def allocate(
     )
     by_name = {linear.name: linear for linear in linears}
     options = {
-        name: [Option(choice, _size(recipe, method, by_name[name], choice), loss) for choice, loss in one.items()]
+        name: [Option(choice, _size(recipe, by_name[name], choice), loss) for choice, loss in one.items()]
         for name, one in losses.items()
     }
     curve = Tradeoff(options, sum(rows * columns for rows, columns in (linear.shape for linear in linears)))
@@ -97,7 +97,7 @@ def candidates(recipe: Recipe, method: Rtn | Gptq, shape: tuple[int, int]) -> li
     return list(dict.fromkeys(found))
 
 
-def _size(recipe: Recipe, method: Rtn | Gptq, linear: Linear, choice: Choice) -> int:
+def _size(recipe: Recipe, linear: Linear, choice: Choice) -> int:
     """Bits of cells, scales and zero points, as the package stores them."""
     form, (rows, columns) = catalog.FORMATS[recipe.format], linear.shape
     cell = catalog.FORMATS["qdq"].cells[choice.bits] if linear.window else form.cells[choice.bits]

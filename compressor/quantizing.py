@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from compressor import budgeting, catalog, formats, preparing, samples
 from compressor.artifact import MODEL, Artifact
+from compressor.decoder import Feeds
 from compressor.errors import RequestError
 from compressor.methods import Codebook, Gptq, LlmInt8, OnGrid, Rtn
 from compressor.preparing import weights
@@ -157,35 +158,57 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
     if not linears:
         why = "; ".join(f"{name} {reason}" for name, reason in left_alone.items())
         raise RequestError(f"no weight to quantize; {why or 'no product with a constant matrix'}")
-    method = recipe.quantize.method
+    method, batches = recipe.quantize.method, list(data.batches) if data else []
     if isinstance(method, LlmInt8):
-        decomposition = Decomposition(method.threshold, at_run_time=method.outliers == "dynamic")
-        if data is not None:
-            rows = decompose.with_outliers(model, linears, decomposition, data.batches, folder=folder, track=track)
-        else:
-            rows = decompose.without_data(linears, decomposition, folder=folder, track=track)
-        return Work(rows, left_alone)
-    batches, own, facts = list(data.batches) if data else [], dict[str, Choice](), dict[str, Any]()
+        return Work(_decompose(model, linears, method, batches, folder, track), left_alone)
+    own, facts = dict[str, Choice](), dict[str, Any]()
     if recipe.quantize.budget:
         allocation = budgeting.allocate(model, linears, recipe, batches, track)
         own, facts = dict(allocation.choices), dict(allocation.facts)
     elif isinstance(method, OnGrid):
         _refuse_misfits(linears, recipe, method)
-    solver = _solver(recipe)
-    if isinstance(method, Gptq):
-        rows = solve.with_data(
-            model, linears, solver, batches, folder=folder, track=track, own=own, correction=method.correction
-        )
-    elif isinstance(method, Rtn) and method.scale_search == "weighted":
-        rows = solve.weighted(model, linears, solver, batches, folder=folder, track=track, own=own)
-    else:
-        rows = solve.without_data(linears, solver, folder=folder, track=track, own=own)
+    rows = _round(model, linears, recipe, batches, own, folder, track)
     if recipe.quantize.embeddings:
-        whole, _ = preparing.grid(recipe)
-        grid = replace(whole, bits=recipe.quantize.embeddings, scale_search=True, carried=False)
-        rows += embeddings.round_tables(embeddings.find_tables(model), grid, folder)
+        rows += _round_tables(model, recipe, recipe.quantize.embeddings, folder)
         left_alone |= embeddings.misfits(model)
     return Work(rows, left_alone, budget=facts)
+
+
+def _decompose(
+    model: ir.Model, linears: list[Linear], method: LlmInt8, batches: list[Feeds], folder: Path, track: Track
+) -> Rows:
+    """Outlier columns apart, the rest in 8 bits."""
+    decomposition = Decomposition(method.threshold, at_run_time=method.outliers == "dynamic")
+    if batches:
+        return decompose.with_outliers(model, linears, decomposition, batches, folder=folder, track=track)
+    return decompose.without_data(linears, decomposition, folder=folder, track=track)
+
+
+def _round(
+    model: ir.Model,
+    linears: list[Linear],
+    recipe: Recipe,
+    batches: list[Feeds],
+    own: dict[str, Choice],
+    folder: Path,
+    track: Track,
+) -> Rows:
+    """Each weight on its grid or to the words of a book. own: the bits and the group of those that have their own."""
+    method, solver = recipe.quantize.method, _solver(recipe)
+    if isinstance(method, Gptq):
+        return solve.with_data(
+            model, linears, solver, batches, folder=folder, track=track, own=own, correction=method.correction
+        )
+    if isinstance(method, Rtn) and method.scale_search == "weighted":
+        return solve.weighted(model, linears, solver, batches, folder=folder, track=track, own=own)
+    return solve.without_data(linears, solver, folder=folder, track=track, own=own)
+
+
+def _round_tables(model: ir.Model, recipe: Recipe, bits: int, folder: Path) -> Rows:
+    """Tables of embeddings, on the grid of the weights but for their own bits; no data flows through them."""
+    whole, _ = preparing.grid(recipe)
+    grid = replace(whole, bits=bits, scale_search=True, carried=False)
+    return embeddings.round_tables(embeddings.find_tables(model), grid, folder)
 
 
 def _rewrite(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, track: Track) -> Work:

@@ -41,6 +41,7 @@ class AttentionFusion(Fusion[Attention]):
         return None if found is None or (node.op_type == self.operator and not _gains(found)) else found
 
     def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
+        del node
         if reason := _objection(found):
             raise Refused(reason)
         grown = caches(found) or ()

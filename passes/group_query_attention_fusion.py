@@ -65,6 +65,7 @@ class GroupQueryAttentionFusion(Fusion[Attention]):
         return attention.find(node)
 
     def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
+        del node
         grown = caches(found)
         if grown is None:
             raise Refused("its keys and values grow no cache")

@@ -31,6 +31,7 @@ class InitialStateRemoval(LocalPass):
     operators: ClassVar[frozenset[str]] = frozenset(STATES)
 
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
+        del scope
         places = range(FIRST_STATE, min(FIRST_STATE + STATES[node.op_type], len(node.inputs)))
         zeros = [place for place in places if node.inputs[place] is not None and is_zero(node.inputs[place])]
         for place in zeros:

@@ -40,6 +40,7 @@ class MultiHeadAttentionFusion(Fusion[Attention]):
         return attention.find(node)
 
     def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
+        del node
         if reason := _objection(found):
             raise Refused(reason)
         grown, masks = caches(found) or (), hiding(found)

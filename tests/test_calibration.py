@@ -384,7 +384,7 @@ def test_conversations_are_written_by_the_chat_template(
 
 
 def test_conversations_without_a_template_and_mixed_rows_are_refused(
-    vocabulary: Vocabulary, source: Callable[[str, str | bytes], str], tmp_path: Path
+    vocabulary: Vocabulary, source: Callable[[str, str | bytes], str]
 ) -> None:
     options = Calibration(source=source("a.jsonl", conversations("abc")), samples=1, length=8)
     with pytest.raises(RequestError, match="its tokenizer has no chat template, and rows of `messages` need one"):

@@ -40,7 +40,7 @@ def test_the_builder_is_told_how_the_artifact_stores_its_weights() -> None:
         rivals.asked(quantized(3))
 
 
-def test_the_builders_graph_is_measured_as_a_decoder(first: FirstRun, tmp_path: Path) -> None:
+def test_the_builders_graph_is_measured_as_a_decoder(first: FirstRun) -> None:
     """One layer of the small run has 4 bits, so all of the rival's have; its head is left as ours is."""
     ours = sources.open_input(first.run.output)
     with rivals.opened("builder:builtin:tiny-lm", ours, "cpu") as rival:

@@ -187,7 +187,7 @@ def test_a_folder_of_pictures_is_decoded_resized_and_normalised(tmp_path: Path) 
     np.testing.assert_allclose(batch["image"][1, :, 0, 0], [1, -1, -0.4], rtol=1e-6)  # float32 arithmetic
 
 
-def test_pixels_in_an_array_are_made_ready_as_files_are(npz: Callable[..., str], tmp_path: Path) -> None:
+def test_pixels_in_an_array_are_made_ready_as_files_are(npz: Callable[..., str]) -> None:
     pixels = np.zeros((2, 2, 4, 3), np.uint8) + np.array([255, 0, 51], np.uint8)
     (batch,) = read(npz(image=pixels), PICTURE, samples=2).batches
     np.testing.assert_allclose(batch["image"][0, :, 1, 1], [1, -1, -0.4], rtol=1e-6)

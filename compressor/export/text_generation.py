@@ -12,11 +12,13 @@ from compressor.sources import Source
 
 def prepare(source: Source, task: Task, options: Export) -> Exported:
     """A checkpoint of a decoder -> one graph for prefill and decode."""
+    del task
     return _exported(source, options, with_past=True)
 
 
 def without_past(source: Source, task: Task, options: Export) -> Exported:
     """A checkpoint of a decoder -> one graph that reads whole texts: to score or to embed them."""
+    del task
     return _exported(source, options, with_past=False)
 
 

@@ -49,10 +49,11 @@ class _Sides:
 def find(placed: Sequence[Placed]) -> list[Copy]:
     """The copies of every graph, in order."""
     graphs = dict.fromkeys(one.graph for one in placed)
-    return [copy for graph in graphs for copy in _of(graph, [one for one in placed if one.graph is graph])]
+    return [copy for graph in graphs for copy in _of([one for one in placed if one.graph is graph])]
 
 
-def _of(graph: ir.Graph, placed: Sequence[Placed]) -> Iterator[Copy]:
+def _of(placed: Sequence[Placed]) -> Iterator[Copy]:
+    """Of the nodes of one graph."""
     sides = _Sides()
     for one in placed:
         _sort(one, sides)
