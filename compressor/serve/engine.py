@@ -1,9 +1,10 @@
 """Continuous batching by onnxruntime-genai's Engine 0.18: its scheduler, block pool and sampler, and what it lacks.
 
 The Engine does not preempt: when every request needs a block and none is free, it reports that it is blocked, for ever.
-It shares a prefix only with blocks that are filled already. A finished request keeps its place until it is closed.
-So this side admits a request when its blocks fit, holds one whose prefix somebody is computing, sends the youngest back
-to the queue when the Engine is blocked (its tokens are kept and computed again), and closes whatever ends.
+It shares a prefix only with blocks that are filled already. A finished request keeps its place until it is closed. A
+call that fails fails for all, for ever, and nobody is named. So this side admits a request when its blocks fit, holds
+one whose prefix somebody is computing, sends the youngest back to the queue when the Engine is blocked (its tokens are
+kept and computed again), finds out whose doing a failure is, and closes whatever ends.
 
 Its block table is not to be seen from here. What we count are the blocks that the requests under way need, a shared
 prefix once. That is a forecast; whether there was room is the Engine's word, and preemption the answer.
@@ -26,7 +27,8 @@ from compressor.serve.blocks import chain
 VERSION = "0.18."  # the Engine's interface is called experimental and moved with every release before
 EVENTS_A_STEP = 256
 CHUNK = 64  # tokens of one prompt in one call: attention computes all keys up to the last for each of them
-TOKEN, FINISHED, BLOCKED = 1, 2, 4  # bits of an event's flags
+TOKEN, FINISHED, BLOCKED, FAULT = 1, 2, 4, 8 | 16  # bits of an event's flags
+RETRIES = 3  # of a call that fails where nobody can be blamed
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +78,7 @@ class Engine:
         self.running: list[Turn] = []  # oldest first
         self.turn_of: dict[Any, Turn] = {}  # by its handle, which the events name
         self.ended: list[Event] = []  # between steps
+        self.faults = 0  # calls that have failed since the last that did not
         self.filled: OrderedDict[bytes, None] = OrderedDict()  # blocks that were computed, the newest last
         self.held: Counter[bytes] = Counter()  # full blocks of those that run, and how many of them hold each
 
@@ -122,16 +125,24 @@ class Engine:
 
     def step(self) -> list[Event]:
         self._admit()
-        told, self.ended = self.ended, []
-        if not self.running:
-            return told
+        told = self._call() if self.running else []
+        told, self.ended = self.ended + told, []
+        return told
+
+    def _call(self) -> list[Event]:
+        """One call of the Engine."""
         if not all(one.answered for one in self.running):
             self._forecast()
+        told: list[Event] = []
         seen = self._read(self.engine.run(self.buffer), told)
         self.tally.steps += 1
-        if seen & BLOCKED and not seen & (TOKEN | FINISHED):
+        nothing = not seen & (TOKEN | FINISHED)
+        self.faults = self.faults + 1 if nothing and seen & FAULT else 0
+        if self.faults:
+            self._blame()
+        elif nothing and seen & BLOCKED:
             self._preempt(self.running[-1])
-        return told + self.ended
+        return told
 
     def _read(self, found: Any, told: list[Event]) -> int:
         """Events of a call, ours added to `told`; returns all their flags together.
@@ -167,6 +178,8 @@ class Engine:
         for one in list(self.waiting):
             if len(self.running) == self.limits.max_batch:
                 return
+            if self.faults and one.request.guidance:
+                continue
             self._hash(one)
             if self._in_flight(one):
                 continue
@@ -254,6 +267,22 @@ class Engine:
         self._leave(one)
         self.waiting.insert(0, one)
         self.tally.preemptions += 1
+
+    def _blame(self) -> None:
+        """A call failed. The grammar library fails where a character that it insists on is no token of its own.
+
+        The oldest request with a grammar is tried without the others: if it was not to blame it goes on, and they come
+        back; if the next call fails too it is refused.
+        """
+        guided = [one for one in self.running if one.request.guidance]
+        for one in reversed(guided[1:]):
+            self._preempt(one)
+        if len(guided) == 1:
+            error = "the grammar library cannot write what it asks for in this model's tokens, such as a rare character"
+            self._end(guided[0], Event(guided[0].number, finish="refused", error=error))
+            self.faults = 0
+        elif not guided and self.faults > RETRIES:
+            raise MachineError("onnxruntime-genai's Engine fails at every call")
 
     def _end(self, one: Turn, event: Event) -> None:
         if one in self.running:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.errors import RequestError
+from compressor.errors import MachineError, RequestError
 from compressor.serve.backend import Guidance, Limits, Request, Sampling
 from compressor.serve.blocks import chain
-from compressor.serve.engine import CHUNK
+from compressor.serve.engine import CHUNK, FAULT, RETRIES
 from compressor.serve.served import BACKENDS
 from tests.serve.conftest import Subject, subject
 from tests.serve.serving import Outcome, mixed, serve
@@ -176,6 +176,28 @@ def test_the_engine_guides_by_a_schema(tiny: Tiny) -> None:
     assert re.fullmatch(r'\{\s*"cats"\s*:\s*[12]\s*\}?\s*', decode(by_schema.tokens))  # white space may go on for ever
     assert tiny(None).is_greedy(requests[2], plain.tokens, plain.finish)
     assert broken.finish == "refused"
+
+
+def test_a_grammar_that_fails_a_call_is_refused_and_nobody_else_is(tiny: Tiny) -> None:
+    """The snowman takes three tokens, at the third of which the grammar library fails, and with it every call."""
+    model = tiny(None)
+    backend = model.make("engine", ROOMY)
+    plain = Request((5, 6), 40)
+    snowman, seven = (Guidance("json_schema", json.dumps({"enum": [one]})) for one in ("\N{SNOWMAN}", 7777777777))
+    requests = [Request((5, 6), 40, guidance=one) for one in (seven, snowman, seven, snowman)]
+    *found, undisturbed = serve(backend, [*requests, plain])
+    assert [one.finish for one in found] == ["stop", "refused", "stop", "refused"]
+    assert {model.served.tokenizer.decode(one.tokens) for one in found[::2]} == {"7777777777"}
+    assert model.is_greedy(plain, undisturbed.tokens, undisturbed.finish)
+
+
+def test_an_engine_that_fails_at_every_call_says_so(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = tiny(None).make("engine", ROOMY)
+    backend.submit(Request((5, 6), 4))
+    monkeypatch.setattr(backend, "_read", lambda *_: FAULT)
+    assert [backend.step() for _ in range(RETRIES)] == [[]] * RETRIES
+    with pytest.raises(MachineError, match="fails at every call"):
+        backend.step()
 
 
 @pytest.mark.eval
