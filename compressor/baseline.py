@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.report import Measurement, Report
 
 # Medians of one machine move by a fifth when another job runs beside; 95th percentiles and openings by more.
@@ -33,8 +33,9 @@ def read(path: Path) -> Earlier:
         rows = json.loads(path.read_text(encoding="utf-8"))["measurements"]
         return {row["name"]: row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise RequestError(f"{path}: no report.json of compress ({reason}); a run's output folder holds one") from None
+        raise RequestError(
+            f"{path}: no report.json of compress ({in_a_line(error)}); a run's output folder holds one"
+        ) from None
 
 
 def judged(report: Report, earlier: Earlier) -> Report:

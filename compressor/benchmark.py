@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from compressor import charts, probe
 from compressor.artifact import write_json
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.progress import Track, identity
 from compressor.validate.latency import lap
 from compressor.validate.subject import Subject
@@ -113,9 +113,9 @@ def _checked(side: Subject, batch: int, length: int, call: Call) -> Call:
     try:
         call()
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        line = " ".join(str(error).split())[:200]
         raise RequestError(
-            f"{side.path}: does not run at batch {batch}, length {length} ({line}); choose --batch and --length anew"
+            f"{side.path}: does not run at batch {batch}, length {length} ({in_a_line(error)}); "
+            "choose --batch and --length anew"
         ) from None
     return call
 

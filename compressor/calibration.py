@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor import builtin, sources
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 from compressor.limits import Perplexity
 from compressor.recipe import Calibration
 from compressor.sources import TOKENIZER
@@ -96,7 +96,7 @@ class Vocabulary:
         try:
             return [tokenizer.apply_chat_template(json.loads(one), tokenize=False) for one in conversations]
         except Exception as error:  # a template is a program of its own
-            raise RequestError(f"{self.folder}: its chat template refuses the messages: {_line(error)}") from None
+            raise RequestError(f"{self.folder}: its chat template refuses the messages: {in_a_line(error)}") from None
 
     def frame(self) -> tuple[list[int], list[int]]:
         """The special tokens that an encoder has before and after a text: [CLS] and [SEP] for BERT."""
@@ -111,7 +111,7 @@ class Vocabulary:
         try:
             tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
         except Exception as error:  # tokenizers raises nothing narrower
-            raise RequestError(f"{self.folder / TOKENIZER}: not a tokenizer: {_line(error)}") from None
+            raise RequestError(f"{self.folder / TOKENIZER}: not a tokenizer: {in_a_line(error)}") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
@@ -218,7 +218,7 @@ def _token_rows(options: Calibration, words: int | None) -> tuple[NDArray[np.int
     try:
         rows = np.load(path, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
-        raise RequestError(f"{path}: not an array of tokens: {_line(error)}") from None
+        raise RequestError(f"{path}: not an array of tokens: {in_a_line(error)}") from None
     if rows.ndim != 2 or rows.dtype != np.int64 or rows.shape[1] != options.length:
         raise RequestError(f"{path}: holds {rows.dtype}{list(rows.shape)}; tokens are int64[n, {options.length}]")
     if rows.size and (rows.min() < 0 or rows.max() >= (words or np.inf)):
@@ -309,7 +309,7 @@ def _parquet(path: Path) -> Corpus:
         with _silence():
             rows = load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:  # as many kinds as pyarrow and datasets have between them
-        raise RequestError(f"{path}: not a readable parquet file: {_line(error)}") from None
+        raise RequestError(f"{path}: not a readable parquet file: {in_a_line(error)}") from None
     return _collection(rows, path.name, str(path))
 
 
@@ -333,9 +333,9 @@ def _from_dataset(source: str, split: Split) -> Corpus:
         with _silence():
             rows = load_dataset(name, config or None, split=wanted)
     except (ConnectionError, TimeoutError) as error:
-        raise MachineError(f"{source}: the hub cannot be reached ({_line(error)}); name a local file") from error
+        raise MachineError(f"{source}: the hub cannot be reached ({in_a_line(error)}); name a local file") from error
     except Exception as error:  # datasets raises many kinds, all of them about the request
-        raise RequestError(f"{source}: neither a file nor a dataset that can be loaded ({_line(error)})") from error
+        raise RequestError(f"{source}: neither a file nor a dataset that can be loaded ({in_a_line(error)})") from error
     return _collection(rows, source, source)
 
 
@@ -354,7 +354,7 @@ def _file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read: {_line(error)}") from None
+        raise RequestError(f"{path}: cannot be read: {in_a_line(error)}") from None
 
 
 def _sha256(text: str) -> str:
@@ -373,9 +373,3 @@ def _silence() -> Iterator[None]:
     finally:
         for one, level in zip(loggers, before, strict=True):
             one.setLevel(level)
-
-
-def _line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__

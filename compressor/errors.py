@@ -15,6 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 DONE, LIMIT_MISSED, REQUEST_WRONG, MACHINE_CANNOT, BUG = 0, 1, 2, 3, 70
+LONGEST = 200  # characters of somebody else's message inside one of ours
+
+
+def in_a_line(error: BaseException) -> str:
+    """What a library said, for a line of ours: why a file could not be read, without its name, which our line has."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
 
 
 class CompressError(Exception):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from compressor import calibration, pictures, sources
 from compressor.calibration import Vocabulary
 from compressor.decoder import IDS, MASK, Decoder, Feeds
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.limits import Accuracy
 from compressor.recipe import Calibration, Images, Recipe
 from compressor.sources import TOKENIZER
@@ -206,8 +206,7 @@ def _npz(path: Path) -> tuple[dict[str, Array], str]:
             arrays = {name: held[name] for name in held.files}
         return arrays, hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, EOFError, ValueError, AttributeError) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise RequestError(f"{path}: cannot be read as arrays: {why}") from None
+        raise RequestError(f"{path}: cannot be read as arrays: {in_a_line(error)}") from None
 
 
 def _fitting(array: Array, value: ir.Value, images: Images, source: str) -> Array:

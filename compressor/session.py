@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import onnx_ir as ir
 
 from compressor import scratch
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 from compressor.reading import embed_attributes, external_tensors, read
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def load_model(path: Path) -> ir.Model:
     try:
         model = read(path)
     except Exception as error:  # protobuf and onnx_ir raise what they like on bytes that are no model
-        raise RequestError(f"{path}: not a readable ONNX model ({' '.join(str(error).split())[:200]})") from error
+        raise RequestError(f"{path}: not a readable ONNX model ({in_a_line(error)})") from error
     if not model.graph.outputs:  # an empty file is a valid protobuf
         raise RequestError(f"{path}: not a readable ONNX model (its graph has no output)")
     for tensor in external_tensors(model) if may_be_external(path) else ():

@@ -22,7 +22,7 @@ from typing import Any
 
 from compressor import artifact, catalog
 from compressor.artifact import Artifact
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 # What a model's folder holds beside its weights, and an artifact carries along byte for byte.
@@ -197,16 +197,12 @@ def _download(name: str, remote_code: bool) -> Path:
     except errors.GatedRepoError as error:
         raise RequestError(
             f"{name}: its owner lets nobody in without asking; accept the terms on the hub and run `hf auth login` "
-            f"({_line(error)})"
+            f"({in_a_line(error)})"
         ) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise RequestError(f"{name}: neither a folder nor a model on the hub ({_line(error)})") from None
+        raise RequestError(f"{name}: neither a folder nor a model on the hub ({in_a_line(error)})") from None
     except (errors.LocalEntryNotFoundError, OSError, RuntimeError) as error:
         raise MachineError(
-            f"{name}: no such folder, and the hub cannot be asked for it ({_line(error)}); "
+            f"{name}: no such folder, and the hub cannot be asked for it ({in_a_line(error)}); "
             "name a local folder or builtin:tiny-lm"
         ) from None
-
-
-def _line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from compressor.decoder import IDS, MASK, Feeds
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.quantize import ranks
 from compressor.quantize.linears import Linear
 from compressor.quantize.memory import copied, mapped, return_free_memory
@@ -98,8 +98,7 @@ class Flow:
         try:
             made = session.run(list(segment.outputs), {name: values[name] for name in segment.inputs})
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            why = " ".join(str(error).split())[:200]
-            raise RequestError(f"calibration: the graph does not run on it: {why}") from None
+            raise RequestError(f"calibration: the graph does not run on it: {in_a_line(error)}") from None
         return dict(zip(segment.outputs, made, strict=True))
 
     def _tokens(self, index: int) -> Tensor:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.decoder import Feeds
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.quantize import ranks
 from compressor.session import open_session
 
@@ -78,9 +78,7 @@ def _values(
         try:
             found = session.run(inner, dict(batch)) if inner else []
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            raise RequestError(
-                f"calibration: the graph does not run on it: {' '.join(str(error).split())[:200]}"
-            ) from None
+            raise RequestError(f"calibration: the graph does not run on it: {in_a_line(error)}") from None
         yield from zip(inner, found, strict=True)
         yield from ((name, batch[name]) for name in names if name not in held)  # type: ignore[misc]
 

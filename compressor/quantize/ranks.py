@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from compressor.errors import BUG, MACHINE_CANNOT, CompressError, MachineError, RequestError
+from compressor.errors import BUG, MACHINE_CANNOT, CompressError, MachineError, RequestError, in_a_line
 from compressor.progress import Track, identity
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def join() -> None:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise MachineError(f"the other ranks cannot be met: {_line(error)}; start all with torchrun") from None
+        raise MachineError(f"the other ranks cannot be met: {in_a_line(error)}; start all with torchrun") from None
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
     _teams[:] = [_Team(rank, count, store)]
@@ -258,7 +258,8 @@ def _portable(error: Exception) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return "out of memory; fewer calibration samples or a machine with more would help", MACHINE_CANNOT
     traceback.print_exception(error)
-    return f"this is a bug in compress: {type(error).__name__}: {_line(error)}. Please report the lines above", BUG
+    said = " ".join(str(error).split())
+    return f"this is a bug in compress: {type(error).__name__}: {said}. Please report the lines above", BUG
 
 
 def _hand_out(team: _Team, job: Any) -> None:
@@ -272,14 +273,10 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostError(f"another rank was lost ({_line(error)}); start the command again") from None
+        raise LostError(f"another rank was lost ({in_a_line(error)}); start the command again") from None
 
 
 def _told_to_end(number: int, frame: FrameType | None) -> NoReturn:
     """What SIGTERM does to rank 0, so that it leaves nothing half-written: launchers send it once a rank has ended."""
     del number, frame
     raise LostError("told to end by SIGTERM, as launchers do when another rank is lost; start the command again")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
