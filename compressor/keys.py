@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compressor import artifact, calibration, catalog, optimizing
+from compressor import artifact, catalog, corpus, optimizing
 from compressor.recipe import Recipe
 
 Keyed = tuple[str, dict[str, Any]]  # the key of a stage, and the options that shape it
@@ -30,7 +30,7 @@ def quantize(optimized: str, recipe: Recipe) -> Keyed:
         return artifact.key("quantize", optimized, options), options
     options["calibration"] = recipe.calibration.model_dump(mode="json")
     options["images"] = recipe.images.model_dump(mode="json")
-    text = calibration.fingerprint(recipe.calibration.source)
+    text = corpus.fingerprint(recipe.calibration.source)
     return artifact.key("quantize", optimized, options, text), options
 
 
@@ -40,5 +40,5 @@ def package(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
     if not recipe.package.calibrated:
         return artifact.key("package", optimized, quantized, options), options
     options["calibration"] = recipe.calibration.model_dump(mode="json")
-    text = calibration.fingerprint(recipe.calibration.source)
+    text = corpus.fingerprint(recipe.calibration.source)
     return artifact.key("package", optimized, quantized, options, text), options

@@ -9,7 +9,7 @@ from typing import Any
 
 from compressor import calibration, probe, samples, sources
 from compressor.artifact import Artifact
-from compressor.calibration import Vocabulary, Windows
+from compressor.calibration import Windows
 from compressor.decoder import Decoder, Feeds
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
@@ -32,6 +32,7 @@ from compressor.validate import (
 )
 from compressor.validate import layers as solved
 from compressor.validate.subject import Subject
+from compressor.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

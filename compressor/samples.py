@@ -22,13 +22,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor import calibration, pictures, sources
-from compressor.calibration import Vocabulary
+from compressor import calibration, corpus, pictures, sources
 from compressor.decoder import IDS, MASK, Decoder, Feeds
 from compressor.errors import RequestError, in_a_line
 from compressor.limits import Accuracy
 from compressor.recipe import Calibration, Images, Recipe
 from compressor.sources import TOKENIZER
+from compressor.vocabulary import Vocabulary
 
 ARRAYS, LABELS = ".npz", "labels"
 SEGMENTS = "token_type_ids"
@@ -105,7 +105,7 @@ def heldout(recipe: Recipe, model: ir.Model, folder: Path | None) -> Samples | N
         return None
     if folder is None:
         raise RequestError(f"agreement.source: {named}: neither artifact holds a {TOKENIZER} to read text with")
-    text = named or (limits.perplexity.source if limits.perplexity else calibration.BUILTIN)
+    text = named or (limits.perplexity.source if limits.perplexity else corpus.BUILTIN)
     length = min(limits.agreement.length, sources.context(folder) or limits.agreement.length)
     ids = calibration.framed_windows(text, length, Vocabulary.of(folder))
     parts = [ids[at : at + ROWS_OF_TEXT] for at in range(0, len(ids), ROWS_OF_TEXT)]

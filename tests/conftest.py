@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.decoders import Exported
 
 ROOT = Path(__file__).parents[1]
+Write = Callable[[str, str | bytes], str]
 
 # The built-in model with one of its five layers quantized on 128 tokens: every stage in a few seconds.
 SMALL: dict[str, Any] = {
@@ -103,6 +104,18 @@ def compress(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Write:
+    """A file of a name, with a content."""
+
+    def write(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write
 
 
 @pytest.fixture

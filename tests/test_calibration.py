@@ -1,39 +1,22 @@
-"""Text becomes windows of tokens: nothing made up, chosen by seed, counted exactly, refused where it is too little.
-
-The tokenizer of these tests has a token a byte, so that tokens can be counted by eye; BOS is 256.
-"""
+"""Text becomes windows of tokens: nothing made up, chosen by seed, counted exactly, refused where it is too little."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
-from compressor import builtin, calibration
-from compressor.calibration import Vocabulary, Windows
-from compressor.errors import MachineError, RequestError
+from compressor import calibration
+from compressor.calibration import Windows
+from compressor.errors import RequestError
 from compressor.limits import Perplexity
 from compressor.recipe import Calibration
-
-BOS = 256
-
-
-def write_tokenizer(folder: Path) -> None:
-    """A token a byte; set to add BOS, to pad and to cut, none of which may reach our windows."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = {letter: index for index, letter in enumerate(alphabet)} | {"<s>": BOS}
-    tokenizer = Tokenizer(models.BPE(tokens, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
-    tokenizer.enable_truncation(3)
-    tokenizer.enable_padding(length=50)
-    tokenizer.save(str(folder / "tokenizer.json"))
+from compressor.vocabulary import Vocabulary
+from tests.byte_tokenizer import BOS, write_tokenizer
+from tests.conftest import Write
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +30,6 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
 @pytest.fixture
 def without_bos(vocabulary: Vocabulary) -> Vocabulary:
     return Vocabulary(vocabulary.folder, bos=None)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Callable[[str, str | bytes], str]:
-    def write(name: str, content: str | bytes) -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return write
-
-
-Write = Callable[[str, str | bytes], str]
 
 
 def calibrate(
@@ -77,146 +47,6 @@ def letters(row: np.ndarray, vocabulary: Vocabulary) -> str:
     """A row of tokens as it was written; ^ is BOS."""
     tokenizer = Tokenizer.from_file(str(vocabulary.folder / "tokenizer.json"))
     return "".join("^" if token == BOS else str(tokenizer.id_to_token(token)) for token in row)
-
-
-# --- sources ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "documents", "running"),
-    [
-        ("a.txt", "one\ntwo\n", ("one\ntwo\n",), True),
-        ("a.raw", "one", ("one",), True),
-        ("a.md", "# one", ("# one",), True),
-        ("a.json", '["one", "two"]', ("one", "two"), False),
-        ("a.json", '[{"text": "one", "id": 1},\n {"text": "two"}]', ("one", "two"), False),
-        ("a.json", '{"text": "one"}\n{"text": "two"}\n', ("one", "two"), False),
-        ("a.jsonl", '{"text": "one"}\r\n\n"two"\n  \n', ("one", "two"), False),
-        ("a.jsonl", '"a line\u2028of its own"\n', ("a line\u2028of its own",), False),
-    ],
-)
-def test_every_kind_of_file_gives_its_documents(
-    source: Write, name: str, content: str, documents: tuple[str, ...], running: bool
-) -> None:
-    corpus = calibration.read(source(name, content), "calibration")
-    assert (corpus.documents, corpus.running, corpus.source) == (documents, running, name)
-
-
-def test_parquet_gives_its_text_column(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "two"], "id": [1, 2]}), path)
-    assert calibration.read(str(path), "calibration").documents == ("one", "two")
-
-
-def test_builtin_splits_share_no_document() -> None:
-    if not builtin.CALIBRATION.is_file():
-        pytest.skip("the built-in model is not there; `make model` makes it")
-    ours, theirs = (set(calibration.read("builtin", split).documents) for split in ("calibration", "heldout"))
-    assert ours
-    assert theirs
-    assert not ours & theirs
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.txt", b"caf\xe9", "cannot be read: 'utf-8' codec can't decode byte 0xe9"),
-        ("a.txt", " \n", "holds no text"),
-        ("a.json", "[]", "holds no text"),
-        ("a.json", '{"text": "one"', "not JSON: "),
-        ("a.jsonl", '{"text": "one"}\n{"body": "two"}', "a row is dict; rows are strings or objects with a `text` str"),
-        ("a.jsonl", '{"text": null}', "a row is dict; rows are strings or objects with a `text` string"),
-        ("a.json", "[1]", "a row is int; rows are strings or objects with a `text` string"),
-        ("a.parquet", b"PAR1 no more", "not a readable parquet file: "),
-        (
-            "a.csv",
-            "text\none",
-            "text is read from .json, .jsonl, .md, .parquet, .raw, .txt; convert it to one of these",
-        ),
-    ],
-)
-def test_a_file_that_gives_no_text_is_refused_in_one_line(
-    source: Write, name: str, content: str | bytes, reason: str
-) -> None:
-    path = source(name, content)
-    with pytest.raises(RequestError) as caught:
-        calibration.read(path, "calibration")
-    assert str(caught.value).startswith(f"{path}: {reason}")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["missing.txt", "missing.jsonl", "missing.parquet"])
-def test_a_missing_file_is_a_wrong_request_and_no_dataset(name: str) -> None:
-    with pytest.raises(RequestError, match=rf"^{name}: no such file$"):
-        calibration.read(name, "calibration")
-
-
-def test_a_dataset_without_network_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise ConnectionError("Couldn't reach 'nobody/nothing' on the Hub")
-
-    monkeypatch.setattr("datasets.load_dataset", unreachable)
-    with pytest.raises(MachineError, match=r"^nobody/nothing: the hub cannot be reached \(.+\); name a local file$"):
-        calibration.read("nobody/nothing", "calibration")
-
-
-@pytest.mark.parametrize(
-    ("name", "split", "asked"),
-    [
-        ("a/b", "calibration", ("a/b", None, "train")),
-        ("a/b", "heldout", ("a/b", None, "test")),
-        ("a/b:c", "heldout", ("a/b", "c", "test")),
-        ("a/b::validation", "calibration", ("a/b", None, "validation")),
-        ("a/b:c:validation", "heldout", ("a/b", "c", "validation")),
-    ],
-)
-def test_a_dataset_is_named_with_configuration_and_split(
-    monkeypatch: pytest.MonkeyPatch, name: str, split: calibration.Split, asked: tuple[str | None, ...]
-) -> None:
-    def load(dataset: str, config: str | None, *, split: str) -> list[dict[str, str]]:
-        assert (dataset, config, split) == asked
-        return [{"text": "one"}]
-
-    monkeypatch.setattr("datasets.load_dataset", load)
-    assert calibration.read(name, split).documents == ("one",)
-
-
-def test_a_source_is_known_by_its_bytes(source: Write) -> None:
-    one, same, other = source("a.txt", "one"), source("b.txt", "one"), source("c.txt", "two")
-    assert calibration.fingerprint(one) == calibration.fingerprint(same) != calibration.fingerprint(other)
-    assert calibration.fingerprint("nobody/nothing") == "nobody/nothing"
-
-
-# --- the tokenizer ---------------------------------------------------------------------------------------------------
-
-
-def test_documents_are_encoded_as_they_are(vocabulary: Vocabulary) -> None:
-    """No BOS, no padding and no cut of the tokenizer's own."""
-    assert [len(ids) for ids in vocabulary.encode(["abcdefgh", "ab", ""])] == [8, 2, 0]
-
-
-@pytest.mark.parametrize(
-    ("config", "bos"),
-    [({"bos_token_id": 5}, 5), ({"bos_token_id": [5, 6]}, 5), ({"text_config": {"bos_token_id": 5}}, 5), ({}, None)],
-)
-def test_the_configuration_names_bos(tmp_path: Path, config: dict[str, object], bos: int | None) -> None:
-    (tmp_path / "tokenizer.json").touch()
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Vocabulary.of(tmp_path).bos == bos
-
-
-@pytest.mark.parametrize("only", ["tokenizer.json", "config.json"])
-def test_a_folder_without_tokenizer_or_configuration_is_refused(tmp_path: Path, only: str) -> None:
-    (tmp_path / only).write_text("{}")
-    with pytest.raises(RequestError, match=r"no tokenizer\.json with config\.json"):
-        Vocabulary.of(tmp_path)
-
-
-def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{}")
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(RequestError, match=r"tokenizer\.json: not a tokenizer: "):
-        Vocabulary.of(tmp_path).encode(["a"])
 
 
 # --- calibration windows ---------------------------------------------------------------------------------------------
@@ -307,15 +137,6 @@ def test_tokens_that_the_model_does_not_know_are_refused(vocabulary: Vocabulary,
         calibrate(vocabulary, str(path))
 
 
-def test_a_source_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """datasets logs what it then raises."""
-    path = tmp_path / "a.parquet"
-    path.write_bytes(b"PAR1 no more")
-    with pytest.raises(RequestError, match="not a readable parquet file"):
-        calibration.read(str(path), "calibration")
-    assert caplog.records == []
-
-
 # --- held-out windows ------------------------------------------------------------------------------------------------
 
 
@@ -370,9 +191,7 @@ def conversations(*contents: str) -> str:
     return "\n".join(json.dumps(row) for row in rows)
 
 
-def test_conversations_are_written_by_the_chat_template(
-    vocabulary: Vocabulary, source: Callable[[str, str | bytes], str], tmp_path: Path
-) -> None:
+def test_conversations_are_written_by_the_chat_template(vocabulary: Vocabulary, source: Write, tmp_path: Path) -> None:
     """What stands before a conversation is the template's to say: no BOS is put there."""
     write_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
@@ -383,12 +202,7 @@ def test_conversations_are_written_by_the_chat_template(
     assert windows.ids.flatten().tolist() == text[:22]
 
 
-def test_conversations_without_a_template_and_mixed_rows_are_refused(
-    vocabulary: Vocabulary, source: Callable[[str, str | bytes], str]
-) -> None:
+def test_conversations_without_a_template_are_refused(vocabulary: Vocabulary, source: Write) -> None:
     options = Calibration(source=source("a.jsonl", conversations("abc")), samples=1, length=8)
     with pytest.raises(RequestError, match="its tokenizer has no chat template, and rows of `messages` need one"):
         calibration.calibration_windows(options, vocabulary, None)
-    mixed = conversations("abc") + '\n"text"'
-    with pytest.raises(RequestError, match="some rows hold `messages` and some do not; keep one kind"):
-        calibration.read(source("b.jsonl", mixed), "calibration")

@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM
 
 from compressor import calibration, pipeline, recipe, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.calibration import Vocabulary, Windows
+from compressor.calibration import Windows
 from compressor.decoder import Decoder, DecoderSession
 from compressor.limits import Perplexity
 from compressor.session import load_model, open_session
 from compressor.validate import perplexity
+from compressor.vocabulary import Vocabulary
 
 EVAL = Path(__file__).parents[2] / "shared" / "eval"
 TEXT = EVAL / "text"

@@ -11,12 +11,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor import calibration, recipe, samples
+from compressor import corpus, recipe, samples
 from compressor.errors import RequestError
 from compressor.limits import Accuracy
 from compressor.recipe import Calibration, Images
 from tests import graphs
-from tests.test_calibration import BOS, write_tokenizer
+from tests.byte_tokenizer import BOS, write_tokenizer
 
 TWO = graphs.build("(float[N,3] a, int64[N,2] b) => (float[N,3] y, int64[N,2] z) { y = Neg(a) z = Neg(b) }", opset=21)
 FIXED = graphs.build("(float[2,3] a) => (float[2,3] y) { y = Neg(a) }", opset=21)
@@ -210,10 +210,10 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_is_known_by_the_bytes_below_it(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "1.png", (1, 2, 3))
-    before = calibration.fingerprint(str(tmp_path))
-    assert calibration.fingerprint(str(tmp_path)) == before
+    before = corpus.fingerprint(str(tmp_path))
+    assert corpus.fingerprint(str(tmp_path)) == before
     picture(tmp_path / "a" / "1.png", (3, 2, 1))
-    assert calibration.fingerprint(str(tmp_path)) != before
+    assert corpus.fingerprint(str(tmp_path)) != before
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

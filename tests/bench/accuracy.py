@@ -32,12 +32,13 @@ import onnx_ir as ir
 
 from compressor import calibration, pipeline, recipe, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.calibration import Vocabulary, Windows
+from compressor.calibration import Windows
 from compressor.decoder import Decoder, DecoderSession
 from compressor.limits import Perplexity
 from compressor.quantize.linears import find_linears
 from compressor.session import load_model, open_session
 from compressor.validate.agreement import log_softmax
+from compressor.vocabulary import Vocabulary
 from tests import readers
 from tests.bench import accuracy_table, peers
 

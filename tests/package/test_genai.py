@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from compressor import builtin, pipeline, recipe
 from compressor.artifact import Artifact, Shelf, open_artifact
-from compressor.calibration import Vocabulary
 from compressor.decoder import Decoder, DecoderSession
 from compressor.package import genai
 from compressor.session import load_model, open_session
+from compressor.vocabulary import Vocabulary
 from tests.conftest import FirstRun
 from tests.decoders import ARCHITECTURES, Exported
 

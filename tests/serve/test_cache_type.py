@@ -11,7 +11,6 @@ import onnx_ir as ir
 import pytest
 
 from compressor import cache_calibration, calibration, recipe, sources
-from compressor.calibration import Vocabulary
 from compressor.errors import RequestError
 from compressor.limits import Paged, Perplexity
 from compressor.package import paged
@@ -21,6 +20,7 @@ from compressor.serve.served import BACKENDS, Served
 from compressor.session import load_model
 from compressor.validate import paged as check
 from compressor.validate.subject import Subject as Side
+from compressor.vocabulary import Vocabulary
 from tests.serve.conftest import Subject
 from tests.serve.serving import mixed, serve
 
