@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from ctypes import c_int64
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -240,7 +239,8 @@ def begin_flush(path: Path) -> None:
     """
     if sys.platform == "linux":
         with path.open("rb") as file:
-            ctypes.CDLL(None).sync_file_range(file.fileno(), c_int64(0), c_int64(0), SYNC_FILE_RANGE_WRITE)
+            whole = ctypes.c_int64(0)
+            ctypes.CDLL(None).sync_file_range(file.fileno(), whole, whole, SYNC_FILE_RANGE_WRITE)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,6 +17,7 @@ class GraphPass(NamedTuple):
     where: str
     targets: tuple[str, ...]
     why: str
+    needs: str = ""  # operators without one of which it has nothing to do, and is not even loaded
 
 
 # In the order they run: formulas are read as exporters write them, before the rest takes them apart.
@@ -31,15 +32,22 @@ PASSES = {
         "passes.constant_folding:ConstantFolding", ANYWHERE, "computed once here instead of at every call"
     ),
     "sequence-splitting": GraphPass(
-        "passes.sequence_splitting:SequenceSplitting", ANYWHERE, "no provider but the CPU has sequences"
+        "passes.sequence_splitting:SequenceSplitting",
+        ANYWHERE,
+        "no provider but the CPU has sequences",
+        needs="SplitToSequence",
     ),
     "gemm-unflattening": GraphPass(
         "passes.gemm_unflattening:GemmUnflattening",
         ANYWHERE,
         "rows are neither joined nor parted, and the bias goes on into what follows; before the fusions that take it",
+        needs="Reshape",
     ),
     "truth-elimination": GraphPass(
-        "passes.truth_elimination:TruthElimination", ANYWHERE, "a mask that hides nothing need not be computed"
+        "passes.truth_elimination:TruthElimination",
+        ANYWHERE,
+        "a mask that hides nothing need not be computed",
+        needs="Expand",
     ),
     "opset-raising": GraphPass(
         "passes.opset_raising:OpsetRaising", CONTRIB, "norms and rotations are operators from opset 23 on"
@@ -48,30 +56,43 @@ PASSES = {
         "passes.layer_normalization_fusion:LayerNormalizationFusion",
         ANYWHERE,
         "one sweep over memory instead of nine; before RMSNormalization, which would take its second half",
+        needs="Sqrt",
     ),
     "rms-normalization-fusion": GraphPass(
-        "passes.rms_normalization_fusion:RmsNormalizationFusion", ANYWHERE, "one sweep over memory instead of six"
+        "passes.rms_normalization_fusion:RmsNormalizationFusion",
+        ANYWHERE,
+        "one sweep over memory instead of six",
+        needs="Sqrt",
     ),
     "rotary-embedding-fusion": GraphPass(
-        "passes.rotary_embedding_fusion:RotaryEmbeddingFusion", ANYWHERE, "one sweep over memory instead of six"
+        "passes.rotary_embedding_fusion:RotaryEmbeddingFusion",
+        ANYWHERE,
+        "one sweep over memory instead of six",
+        needs="Concat",
     ),
     "group-query-attention-fusion": GraphPass(
         "passes.group_query_attention_fusion:GroupQueryAttentionFusion",
         CONTRIB,
         "no repeated keys and no stored scores; tiled for long prompts on the CPU, flash on CUDA",
+        needs="Attention Softmax",
     ),
     "multi-head-attention-fusion": GraphPass(
-        "passes.multi_head_attention_fusion:MultiHeadAttentionFusion", CONTRIB, "heads are neither split nor copied"
+        "passes.multi_head_attention_fusion:MultiHeadAttentionFusion",
+        CONTRIB,
+        "heads are neither split nor copied",
+        needs="Attention Softmax",
     ),
     "attention-fusion": GraphPass(
         "passes.attention_fusion:AttentionFusion",
         ("generic",),
         "one operator instead of eight; TensorRT's parser has it from 10.14 on only, and fuses the written-out form",
+        needs="Attention Softmax",
     ),
     "gelu-fusion": GraphPass(
         "passes.gelu_fusion:GeluFusion",
         ("generic", *CONTRIB),
         "one sweep instead of five; TensorRT fuses the written-out form itself",
+        needs="Erf Tanh",
     ),
     "attention-bias-fusion": GraphPass(
         "passes.attention_bias_fusion:AttentionBiasFusion",
@@ -79,9 +100,14 @@ PASSES = {
         "biases are added while heads are moved: 0.96 of the time at 128 tokens, three nodes fewer",
     ),
     "bias-gelu-fusion": GraphPass(
-        "passes.bias_gelu_fusion:BiasGeluFusion", CONTRIB, "one sweep instead of two, of the widest value of a layer"
+        "passes.bias_gelu_fusion:BiasGeluFusion",
+        CONTRIB,
+        "one sweep instead of two, of the widest value of a layer",
+        needs="Gelu",
     ),
-    "quick-gelu-fusion": GraphPass("passes.quick_gelu_fusion:QuickGeluFusion", CONTRIB, "one sweep instead of three"),
+    "quick-gelu-fusion": GraphPass(
+        "passes.quick_gelu_fusion:QuickGeluFusion", CONTRIB, "one sweep instead of three", needs="Sigmoid"
+    ),
     "noop-elimination": GraphPass(
         "passes.noop_elimination:NoopElimination", ANYWHERE, "what returns its input only costs a call"
     ),
@@ -89,27 +115,44 @@ PASSES = {
         "passes.initial_state_removal:InitialStateRemoval",
         ANYWHERE,
         "zeros for every batch need not be made at every call",
+        needs="GRU LSTM RNN",
     ),
     "shape-arithmetic": GraphPass(
         "passes.shape_arithmetic:ShapeArithmetic", ANYWHERE, "known shapes need no nodes; TensorRT needs them known"
     ),
     "reshape-merging": GraphPass(
-        "passes.reshape_merging:ReshapeMerging", ANYWHERE, "one change of shape instead of several"
+        "passes.reshape_merging:ReshapeMerging",
+        ANYWHERE,
+        "one change of shape instead of several",
+        needs="Flatten Reshape Squeeze Unsqueeze",
     ),
     "concat-merging": GraphPass(
-        "passes.concat_merging:ConcatMerging", ANYWHERE, "every piece is copied once instead of twice"
+        "passes.concat_merging:ConcatMerging", ANYWHERE, "every piece is copied once instead of twice", needs="Concat"
     ),
     "grid-slicing": GraphPass(
-        "passes.grid_slicing:GridSlicing", ANYWHERE, "one cut instead of indices for each entry, and ten nodes fewer"
+        "passes.grid_slicing:GridSlicing",
+        ANYWHERE,
+        "one cut instead of indices for each entry, and ten nodes fewer",
+        needs="GatherND",
     ),
     "gather-simplification": GraphPass(
-        "passes.gather_simplification:GatherSimplification", ANYWHERE, "rows are copied whole, not entry by entry"
+        "passes.gather_simplification:GatherSimplification",
+        ANYWHERE,
+        "rows are copied whole, not entry by entry",
+        needs="GatherND",
     ),
     "slice-splitting": GraphPass(
-        "passes.slice_splitting:SliceSplitting", ANYWHERE, "one walk over the value instead of one for each piece"
+        "passes.slice_splitting:SliceSplitting",
+        ANYWHERE,
+        "one walk over the value instead of one for each piece",
+        needs="Slice",
     ),
-    "slice-merging": GraphPass("passes.slice_merging:SliceMerging", ANYWHERE, "what is cut away is never copied"),
-    "cast-merging": GraphPass("passes.cast_merging:CastMerging", ANYWHERE, "one change of type instead of several"),
+    "slice-merging": GraphPass(
+        "passes.slice_merging:SliceMerging", ANYWHERE, "what is cut away is never copied", needs="Slice"
+    ),
+    "cast-merging": GraphPass(
+        "passes.cast_merging:CastMerging", ANYWHERE, "one change of type instead of several", needs="Cast CastLike"
+    ),
     "transpose-merging": GraphPass(
         "passes.transpose_merging:TransposeMerging",
         ANYWHERE,
@@ -119,11 +162,13 @@ PASSES = {
         "passes.requantization_removal:RequantizationRemoval",
         ANYWHERE,
         "codes that come back unchanged need no float between",
+        needs="QuantizeLinear",
     ),
     "transpose-cancelling": GraphPass(
         "passes.transpose_cancelling:TransposeCancelling",
         ANYWHERE,
         "two walks over memory less; what is constant between them is moved here",
+        needs="Transpose",
     ),
     "transpose-recovery": GraphPass(
         "passes.transpose_recovery:TransposeRecovery", ANYWHERE, "one Transpose instead of one between two Reshapes"
@@ -137,10 +182,19 @@ PASSES = {
         "passes.branch_folding:BranchFolding",
         ANYWHERE,
         "an If that always goes one way hides its nodes",
+        needs="If Loop",
     ),
-    "pad-fusion": GraphPass("passes.pad_fusion:PadFusion", ANYWHERE, "a Pad copies the whole tensor to add a border"),
+    "pad-fusion": GraphPass(
+        "passes.pad_fusion:PadFusion",
+        ANYWHERE,
+        "a Pad copies the whole tensor to add a border",
+        needs="AveragePool Conv MaxPool",
+    ),
     "batchnorm-fusion": GraphPass(
-        "passes.batchnorm_fusion:BatchNormFusion", ANYWHERE, "one product instead of a product and a sweep"
+        "passes.batchnorm_fusion:BatchNormFusion",
+        ANYWHERE,
+        "one product instead of a product and a sweep",
+        needs="BatchNormalization",
     ),
     "affine-fusion": GraphPass(
         "passes.affine_fusion:AffineFusion",
@@ -148,11 +202,19 @@ PASSES = {
         "a factor or summand for each channel is free in a weight",
     ),
     "factor-merging": GraphPass(
-        "passes.factor_merging:FactorMerging", ANYWHERE, "one sweep instead of two; what no weight has taken in by now"
+        "passes.factor_merging:FactorMerging",
+        ANYWHERE,
+        "one sweep instead of two; what no weight has taken in by now",
+        needs="Div Mul",
     ),
-    "gemm-fusion": GraphPass("passes.gemm_fusion:GemmFusion", ANYWHERE, "product and bias in one call"),
+    "gemm-fusion": GraphPass(
+        "passes.gemm_fusion:GemmFusion", ANYWHERE, "product and bias in one call", needs="Add Gemm"
+    ),
     "activation-merging": GraphPass(
-        "passes.activation_merging:ActivationMerging", ANYWHERE, "one limit instead of two sweeps"
+        "passes.activation_merging:ActivationMerging",
+        ANYWHERE,
+        "one limit instead of two sweeps",
+        needs="Clip Max Min Relu",
     ),
     "initializer-sharing": GraphPass(
         "passes.initializer_sharing:InitializerSharing", ANYWHERE, "equal weights are stored and cached once"
@@ -166,11 +228,13 @@ PASSES = {
         "passes.skip_normalization_fusion:SkipNormalizationFusion",
         ("cuda",),
         "sum and norm in one sweep; on the CPU, at 128 tokens, the two apart take 0.15 to 0.9 of its time",
+        needs="LayerNormalization RMSNormalization",
     ),
     "norm-separation": GraphPass(
         "passes.norm_separation:NormSeparation",
         ("cpu",),
         "keeps ONNX Runtime from joining sum and norm, which on the CPU takes up to six times as long",
+        needs="LayerNormalization",
     ),
     "constant-outputs": GraphPass(
         "passes.constant_outputs:ConstantOutputs", ANYWHERE, "an output that never changes needs no node"

@@ -7,6 +7,7 @@ to be checked, nor for the libraries that do so.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,12 +105,24 @@ def _optimize_one(view: Artifact, wanted: Wanted, draft: Draft, track: Track) ->
 
 
 def _made(name: str) -> ir.passes.PassBase:
-    """A pass; what folds constants asks ONNX Runtime for the operators that it cannot compute itself."""
-    from passes.constant_folding import ConstantFolding
+    """A pass, or what stands for it until the graph needs it.
 
-    made: ir.passes.PassBase = catalog.resolve(catalog.PASSES[name].where)()
+    What folds constants asks ONNX Runtime for the operators that it cannot compute itself.
+    """
+    from passes.constant_folding import ConstantFolding
+    from passes.waiting import Waiting
+
+    row = catalog.PASSES[name]
+    if row.needs:
+        return Waiting(row.where.partition(":")[2], frozenset(row.needs.split()), functools.partial(_load, row.where))
+    made = _load(row.where)
     if isinstance(made, ConstantFolding):
         made.run = compute
+    return made
+
+
+def _load(where: str) -> ir.passes.PassBase:
+    made: ir.passes.PassBase = catalog.resolve(where)()
     return made
 
 

@@ -216,7 +216,9 @@ def _bits(shape: list[int], rng: random.Random) -> NDArray[np.uint8]:
 
 
 def _normal(shape: list[int], rng: random.Random) -> NDArray[np.float64]:
-    """Box and Muller: two numbers between 0 and 1, neither of them 0, make a standard normal one."""
-    words = np.frombuffer(rng.randbytes(8 * math.prod(shape)), np.uint32).reshape(2, *shape)
+    """Box and Muller: two numbers between 0 and 1, neither of them 0, make two standard normal ones."""
+    count = math.prod(shape)
+    words = np.frombuffer(rng.randbytes(8 * (count // 2 + 1)), np.uint32).reshape(2, -1)
     radius, angle = (words + 0.5) / 2**32
-    return np.asarray(np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle))
+    radius, angle = np.sqrt(-2 * np.log(radius)), 2 * np.pi * angle
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape)

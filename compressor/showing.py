@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import tables
-from compressor.report import left_alone_rows, measurement_rows
 from compressor.terminal import emit, show, table
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = None) 
         if measured.get(title):
             table(title, [tables.brief(row) for row in measured[title]])
     if left_alone := measured.get("left_alone"):
+        from compressor.report import left_alone_rows  # `optimize` has none, and starts without
+
         table("left alone", left_alone_rows(left_alone))
     show(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
 
@@ -55,6 +56,8 @@ def report(found: Report, made: Artifact | None, *, strict: bool, as_json: bool)
     if as_json:
         emit(found.to_json(strict=strict) | {"artifact": str(made.directory) if made else None})
         return
+    from compressor.report import measurement_rows
+
     table(f"verdict: {found.verdict(strict=strict)}", measurement_rows(found.measurements))
     show(*(f"fallback: {line}" for line in found.fallbacks))
     if made:

@@ -7,6 +7,7 @@ build.hand_over(old, y)          y takes old's name, type and readers
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,8 +28,11 @@ class Builder:
         self.graph, self.opset = graph, opset
         self._place: ir.Node | None = None
         self._known: dict[Any, ir.Value] = {}
-        self._taken = names(graph)
         self._counts: dict[str, int] = {}  # how many of each stem were asked for
+
+    @functools.cached_property
+    def _taken(self) -> set[str | None]:
+        return names(self.graph)
 
     def before(self, node: ir.Node) -> None:
         """Where the next nodes stand."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from passes.constants import constant, is_finite, release
-from passes.local import Scope, producer_of, require
+from passes.local import Refused, Scope, producer_of, require
 
 Float64 = npt.NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class Linear:
     def take(self, scale: Float64, shift: Float64, scope: Scope) -> None:
         """Multiply by `scale` and add `shift`, both [channels]; computed in float64, cast once. Raises Refused."""
         bias = self._bias()
-        weight = cast(_scaled(self.weight, scale, self.node), self.weight.dtype, "weight")
+        weight = _scaled(self.weight, scale, self.node)
         total = shift if bias is None else bias * scale + shift
         needs_bias = bias is not None or bool(shift.any())
         folded = cast(total, self.weight.dtype, "bias") if needs_bias else None
@@ -113,7 +113,8 @@ def cast(array: Float64, dtype: np.dtype[Any], role: str) -> ir.TensorProtocol:
     """In the type of the weight. Raises Refused where a number does not fit it."""
     with np.errstate(over="ignore"):  # an overflow is the next line's to report
         tensor = ir.Tensor(array.astype(dtype))
-    require(is_finite(tensor), f"the folded {role} reaches {np.abs(array).max():.3g}, too large for {dtype}")
+    if not is_finite(tensor):
+        raise Refused(f"the folded {role} reaches {np.abs(array).max():.3g}, too large for {dtype}")
     return tensor
 
 
@@ -141,16 +142,23 @@ def _group(node: ir.Node) -> int:
     return int(node.attributes.get_int("group", 1))
 
 
-def _scaled(weight: npt.NDArray[Any], scale: Float64, node: ir.Node) -> Float64:
-    """The product of a weight of any type and a float64 is a float64."""
+def _scaled(weight: npt.NDArray[Any], scale: Float64, node: ir.Node) -> ir.TensorProtocol:
     ones = (1,) * (weight.ndim - 2)
     if node.op_type == "Conv" or _is_transposed(node):
-        return weight * scale.reshape(-1, 1, *ones)
+        return _product(weight, scale.reshape(-1, 1, *ones), weight.shape)
     if node.op_type != "ConvTranspose":
-        return weight * scale
+        return _product(weight, scale, weight.shape)
     by_group = weight.reshape(_group(node), -1, *weight.shape[1:])  # [g, C/g, M/g, ...]
-    scaled: Float64 = by_group * scale.reshape(_group(node), 1, -1, *ones)
-    return scaled.reshape(weight.shape)
+    return _product(by_group, scale.reshape(_group(node), 1, -1, *ones), weight.shape)
+
+
+def _product(weight: npt.NDArray[Any], scale: Float64, shape: tuple[int, ...]) -> ir.TensorProtocol:
+    """As `cast(weight * scale)`, a piece at a time: products in float64 take twice the memory of the weight."""
+    result = np.empty(weight.shape, weight.dtype)
+    with np.errstate(over="ignore"):
+        np.multiply(weight, scale, out=result, dtype=np.float64, casting="unsafe")
+    tensor = ir.Tensor(result.reshape(shape))
+    return tensor if is_finite(tensor) else cast(weight * scale, weight.dtype, "weight")  # which says why it is refused
 
 
 def _become_gemm(node: ir.Node, scope: Scope) -> None:

@@ -23,7 +23,8 @@ from passes.edits import Edits, named
 from passes.naming import Names
 from passes.nesting import every_node, let_go
 from passes.refusal import Refusal
-from passes.symbols import Symbols, shared_symbols
+from passes.shared import shared
+from passes.symbols import Symbols
 
 
 class Refused(Exception):  # noqa: N818  it is no error: the node stays as it is
@@ -44,7 +45,9 @@ class LocalPass(Edits, ir.passes.InPlacePass):
     refusals: list[Refusal] = field(default_factory=list, init=False)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self.edited = []
+        self.edited, self.refusals = [], []
+        if self.operators.isdisjoint(shared(model).operators):
+            return ir.passes.PassResult(model, modified=False)
         scope = Scope(model, self.edited)
         while self._sweep(scope):
             pass
@@ -89,7 +92,7 @@ class Scope:
     @functools.cached_property
     def symbols(self) -> Symbols:
         """What is known of shapes; values made after the first use are known by their declared shape alone."""
-        return shared_symbols(self.model) if self._edited == [] else Symbols(self.model.graph)
+        return shared(self.model).symbols if self._edited == [] else Symbols(self.model.graph)
 
     def constant(self, array: Any, stem: str) -> ir.Value:
         """A new initializer of the main graph, where every graph inside sees it."""

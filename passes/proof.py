@@ -203,8 +203,8 @@ def weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for root in roots(model):
         for graph in every_graph(root):
             yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
-        attributes = (attribute for node in every_node(root) for attribute in node.attributes.data.values())
-        yield from (a.value for a in attributes if a.type is ir.AttributeType.TENSOR and not a.is_ref())
+            attributes = (attribute for node in graph for attribute in node.attributes.data.values())
+            yield from (a.value for a in attributes if a.type is ir.AttributeType.TENSOR and not a.is_ref())
 
 
 def _require(condition: bool, reason: str) -> None:

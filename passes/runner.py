@@ -19,11 +19,12 @@ from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
-from passes.local import LocalPass
-from passes.nesting import every_graph, every_node, in_order, roots
+from passes.edits import Edits
+from passes.nesting import every_graph, in_order, roots
 from passes.proof import DisproofError, Probe, Reference, require_finite, weights
 from passes.refusal import Refusal
-from passes.symbols import share_symbols, unshare_symbols
+from passes.shared import share, unshare
+from passes.waiting import Waiting, ready, title
 
 Track = Callable[[Iterable[ir.passes.PassBase], str], Iterable[ir.passes.PassBase]]
 
@@ -117,21 +118,24 @@ class _Together:
     def __init__(self, model: ir.Model, reference: Reference) -> None:
         self.original, self.reference = model, reference
         self.model, self.count = _copy(model), _Count.of(model)
-        share_symbols(self.model)
+        share(self.model)
 
     def apply(self, graph_pass: ir.passes.PassBase) -> PassOutcome:
         start, before = time.perf_counter(), self.count
+        graph_pass = ready(graph_pass, self.model)
         result = graph_pass(self.model)
         self.model = result.model
-        if result.modified or not isinstance(graph_pass, LocalPass):
-            share_symbols(self.model)
+        if result.modified or not isinstance(
+            graph_pass, (Edits, Waiting)
+        ):  # which change nothing else than what they count
+            share(self.model)
         if result.modified:
             self.count = _Count.of(self.model)
         return _outcome(graph_pass, result.modified, before, self.count, time.perf_counter() - start)
 
     def finish(self, outcomes: list[PassOutcome]) -> tuple[PassOutcome, ...]:
         """What the last comparison says, said of each pass that did something."""
-        unshare_symbols(self.model)
+        unshare(self.model)
         if not any(outcome.modified for outcome in outcomes):
             self.model = self.original
             return tuple(outcomes)
@@ -149,6 +153,7 @@ class _OneByOne:
     def apply(self, graph_pass: ir.passes.PassBase) -> PassOutcome:
         start, before, count = time.perf_counter(), self.model, _Count.of(self.model)
         after, modified, difference, rolled_back, guilty = before, False, None, None, None
+        graph_pass = ready(graph_pass, before)
         try:
             result = graph_pass(_copy(before))
             if result.modified:
@@ -198,13 +203,13 @@ class _Count(NamedTuple):
 
     @classmethod
     def of(cls, model: ir.Model) -> _Count:
-        nodes = sum(1 for root in roots(model) for _ in every_node(root))
+        nodes = sum(len(graph) for root in roots(model) for graph in every_graph(root))
         return cls(nodes, sum(tensor.nbytes for tensor in weights(model)))
 
 
 def _outcome(graph_pass: ir.passes.PassBase, modified: bool, was: _Count, now: _Count, seconds: float) -> PassOutcome:
     return PassOutcome(
-        name=type(graph_pass).__name__,
+        name=title(graph_pass),
         modified=modified,
         nodes_before=was.nodes,
         nodes_after=now.nodes,

@@ -7,6 +7,7 @@ Two equal polynomials are equal in every run.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -22,9 +23,10 @@ class Size(NamedTuple):
 
     terms: tuple[tuple[Product, int], ...]
 
-    @classmethod
-    def of(cls, number: int) -> Size:
-        return cls((((), number),) if number else ())
+    @staticmethod
+    @functools.lru_cache(maxsize=1 << 12)
+    def of(number: int) -> Size:
+        return Size((((), number),) if number else ())
 
     @classmethod
     def symbol(cls, name: str, place: int) -> Size:
@@ -39,10 +41,11 @@ class Size(NamedTuple):
 
     @property
     def known(self) -> int | None:
-        if not self.terms:
+        terms = self.terms
+        if not terms:
             return 0
-        (symbols, factor), *rest = self.terms
-        return None if rest or symbols else factor
+        symbols, factor = terms[0]
+        return factor if len(terms) == 1 and not symbols else None
 
     @property
     def symbols(self) -> set[Symbol]:
@@ -110,6 +113,8 @@ def broadcast(shapes: Sequence[Sizes]) -> list[Size | None]:
 
 
 def _common(column: Sequence[Size]) -> Size | None:
+    if all(size == column[0] for size in column):
+        return column[0]
     wide = {size for size in column if size != ONE}
     for size in wide:
         if (size.known or 0) > 1:

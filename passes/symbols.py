@@ -92,12 +92,12 @@ class Symbols:
         if shape is None:
             return None
         own = f"{GIVEN}{value.name}" if value.is_graph_input() else str(value.name)
-        return tuple(self._size(size, Size.symbol(own, axis)) for axis, size in enumerate(shape))
+        return tuple([self._size(size, own, axis) for axis, size in enumerate(shape)])
 
-    def _size(self, size: int | ir.SymbolicDim, own: Size) -> Size:
+    def _size(self, size: int | ir.SymbolicDim, own: str, axis: int) -> Size:
         if isinstance(size, int):
-            return Size.of(size) if size >= 0 else own
-        return self._names.get(str(size.value), own)
+            return Size.of(size) if size >= 0 else Size.symbol(own, axis)
+        return self._names.get(str(size.value)) or Size.symbol(own, axis)
 
 
 def _trusted(root: ir.Graph) -> dict[str, Size]:
@@ -129,23 +129,3 @@ def _held(value: ir.Value) -> Sizes | None:
     if len(tensor.shape) > 1 or tensor.size > LONGEST_CONTENT:
         return None
     return tuple(Size.of(int(number)) for number in np.atleast_1d(tensor.numpy()))
-
-
-SHARED = "symbols"  # key in `Model.meta`: a list of the one Symbols of its main graph, or of none yet
-
-
-def share_symbols(model: ir.Model) -> None:
-    """From now on the passes that see the model as it is share what they find out; called again where it changed."""
-    model.meta[SHARED] = []
-
-
-def unshare_symbols(model: ir.Model) -> None:
-    model.meta.pop(SHARED, None)
-
-
-def shared_symbols(model: ir.Model) -> Symbols:
-    """Those of an earlier pass, where the model is shared and has not changed since."""
-    held: list[Symbols] = model.meta.get(SHARED, [])
-    if not held:
-        held.append(Symbols(model.graph))
-    return held[0]

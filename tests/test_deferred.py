@@ -22,6 +22,20 @@ executed = [name for name, module in sys.modules.items() if type(module) is type
 print(json.dumps({"executed": executed, "blas": os.environ["OPENBLAS_NUM_THREADS"], "garbage": gc.get_threshold()[0]}))
 """
 
+# What numpy.typing holds before and after it is asked for more than annotations want; a star import of what is put off.
+ANNOTATED = """
+from compressor import deferred
+deferred.hasten()
+import numpy, numpy.typing as npt
+print(npt.NDArray[numpy.float32], npt.ArrayLike, type(npt).__name__)
+import numpy._typing._nbit
+print(npt.NBitBase.__module__, npt.NDArray is numpy._typing.NDArray, npt.ArrayLike is numpy._typing.ArrayLike)
+print(type(npt).__name__, type(numpy._typing).__name__, str(npt.ArrayLike)[:12])
+from uuid import *
+import uuid
+print(NAMESPACE_DNS is uuid.NAMESPACE_DNS, type(uuid).__name__)
+"""
+
 # In an interpreter of its own: this one has loaded everything long ago.
 WITH_TORCH = """
 import sys
@@ -49,3 +63,13 @@ def test_what_is_put_off_is_not_executed(tmp_path: Path) -> None:
 def test_sympy_waits_for_torch_too_until_a_dimension_is_computed_with() -> None:
     run = subprocess.run([sys.executable, "-c", WITH_TORCH], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.splitlines() == ["True False", "N + 1 True"]
+
+
+def test_annotations_are_answered_without_the_module_and_all_else_by_it() -> None:
+    run = subprocess.run([sys.executable, "-c", ANNOTATED], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.splitlines() == [
+        "numpy.ndarray[numpy.float32] typing.Any Annotations",
+        "numpy.typing True True",
+        "module module typing.Union",
+        "True module",
+    ]

@@ -16,7 +16,8 @@ from passes.dropout_removal import DropoutRemoval
 from passes.import_normalization import ImportNormalization
 from passes.local import LocalPass, Scope
 from passes.noop_elimination import NoopElimination
-from passes.symbols import SHARED, Symbols
+from passes.shared import SHARED
+from passes.symbols import Symbols
 from tests import graphs, laws
 
 
