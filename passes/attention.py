@@ -91,6 +91,31 @@ def find(node: ir.Node) -> Attention | None:
     return None
 
 
+def near(node: ir.Node) -> str:
+    """Which value keeps a product with the Softmax of a product from being attention; empty where it is none."""
+    softmax = made_by(uncast(node.inputs[0]), "Softmax") if _is_product(node) and node.inputs[0] is not None else None
+    if softmax is None or softmax.inputs[0] is None:
+        return ""
+    scores, _ = _split_masks(uncast(softmax.inputs[0]))
+    scores, _ = _split_scale(_split_softcap(scores)[0])
+    product = made_by(scores, "MatMul")
+    if product is None or product.inputs[0] is None:
+        return ""
+    q, _ = _split_scale(product.inputs[0])
+    if sizes(q, 4) is None:
+        return f"'{q.name}' is not known to be [batch, heads, sequence, size]"
+    if _softmax(node.inputs[0]) is None:
+        return f"its Softmax goes over axis {softmax.attributes.get_int('axis', -1)} and not over the last of four"
+    keys = _split_keys(product.inputs[1])
+    if keys is None or sizes(keys.value, 4) is None:
+        return f"'{product.inputs[1].name if product.inputs[1] else ''}' is not seen to be keys of four axes, turned"
+    return ""
+
+
+def _is_product(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == ("", "MatMul")
+
+
 def unrepeated(value: ir.Value) -> ir.Value:
     """Keys or values before each head was repeated for the queries of its group: [batch, groups, total, size].
 

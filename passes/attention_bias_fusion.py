@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from passes.biases import Biased, biased
+from passes.biases import Biased, biased, near
 from passes.building import Builder
 from passes.constants import add_initializer, constant, fresh_name
 from passes.fusion import CONTRIB, Fusion
@@ -42,6 +42,10 @@ class AttentionBiasFusion(Fusion[list[Biased | None]]):
             return None
         found = [biased(value) for value in node.inputs[:BIAS]]
         return found if any(found) else None
+
+    def near(self, node: ir.Node) -> str:
+        given = node.inputs[:BIAS] if (node.domain, node.op_type) == (CONTRIB, "MultiHeadAttention") else ()
+        return next(filter(None, map(near, given)), "")
 
     def fuse(self, node: ir.Node, found: list[Biased | None], build: Builder) -> None:
         given = [*node.inputs, None][BIAS]

@@ -40,6 +40,9 @@ class AttentionFusion(Fusion[Attention]):
         found = attention.find(node)
         return None if found is None or (node.op_type == self.operator and not _gains(found)) else found
 
+    def near(self, node: ir.Node) -> str:
+        return attention.near(node)
+
     def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
         del node
         if reason := _objection(found):

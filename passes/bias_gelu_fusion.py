@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from passes.biases import Biased, biased
+from passes.biases import Biased, biased, near
 from passes.building import Builder
 from passes.fusion import CONTRIB, Fusion
 from passes.local import require
@@ -32,6 +32,9 @@ class BiasGeluFusion(Fusion[Biased]):
 
     def find(self, node: ir.Node) -> Biased | None:
         return biased(node.inputs[0]) if (node.domain, node.op_type) == ("", "Gelu") else None
+
+    def near(self, node: ir.Node) -> str:
+        return near(node.inputs[0]) if (node.domain, node.op_type) == ("", "Gelu") else ""
 
     def fuse(self, node: ir.Node, found: Biased, build: Builder) -> None:
         kind = KINDS[node.attributes.get_string("approximate", "none")]

@@ -30,6 +30,20 @@ def biased(value: ir.Value | None) -> Biased | None:
     return None
 
 
+def near(value: ir.Value | None) -> str:
+    """Why a constant that is added stays outside; empty where none is, or zeros are."""
+    node = made_by(value, "Add")
+    if node is None or value is None or value is not node.outputs[0] or biased(value) is not None:
+        return ""
+    for x, bias in (node.inputs, node.inputs[::-1]):
+        if x is None or bias is None or not _adds(bias):
+            continue
+        if not _is_row(bias, x):
+            return f"'{bias.name}' of shape {bias.shape} is no row for the last axis of '{x.name}'"
+        return f"'{value.name}' is read by others too"
+    return ""
+
+
 def _is_row(bias: ir.Value, x: ir.Value) -> bool:
     if bias.shape is None or x.shape is None or len(bias.shape) != 1 or len(x.shape) < 2:
         return False

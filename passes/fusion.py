@@ -4,6 +4,7 @@
         operator, first_opset = "Gelu", 20
         def find(self, node): ...             the formula that ends in this node, or None
         def fuse(self, node, found, build):   writes the operator; raises Refused: a near match
+        def near(self, node): ...             why what is nearly the formula is not it
 
 `find` looks and `fuse` checks before it writes, so that a refusal leaves the graph as it was. The main graph is visited
 once, in order; what was only part of a formula is dead afterwards and removed.
@@ -46,6 +47,11 @@ class Fusion(Edits, ir.passes.InPlacePass, Generic[Found]):
     def fuse(self, node: ir.Node, found: Found, build: Builder) -> None:
         """Write the operator in the formula's place. Raises: Refused."""
 
+    def near(self, node: ir.Node) -> str:
+        """Which value keeps what ends in this node from being the formula; empty where it is another formula."""
+        del node
+        return ""
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.refusals, self.edited = [], []
         build = Builder(model.graph, model.opset_imports.get("", 1))
@@ -60,8 +66,12 @@ class Fusion(Edits, ir.passes.InPlacePass, Generic[Found]):
         return ir.passes.PassResult(model, bool(self.edited))
 
     def _visit(self, node: ir.Node, build: Builder) -> None:
-        found: Any = self.find(node) if node.graph is not None else None  # None: gone with an earlier formula
+        if node.graph is None:  # gone with an earlier formula
+            return
+        found: Any = self.find(node)
         if found is None:
+            reason = self.near(node)
+            self.refusals += [Refusal.of(node, reason)] if reason else []
             return
         name, opset = named(node), build.opset
         try:

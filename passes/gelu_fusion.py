@@ -18,6 +18,8 @@ from passes.fusion import Fusion
 from passes.matching import by_scalar, made_by, origin, scalar
 from passes.proof import EPSILON
 
+BENDS = ("Erf", "Tanh")
+
 
 class GeluFusion(Fusion[tuple[ir.Value, str]]):
     """Turn each written-out GELU into one Gelu."""
@@ -26,6 +28,9 @@ class GeluFusion(Fusion[tuple[ir.Value, str]]):
 
     def find(self, node: ir.Node) -> tuple[ir.Value, str] | None:
         return _gelu(node) if (node.domain, node.op_type) == ("", "Mul") else None
+
+    def near(self, node: ir.Node) -> str:
+        return _why_not(node) if (node.domain, node.op_type) == ("", "Mul") and not _goes_on(node) else ""
 
     def fuse(self, node: ir.Node, found: tuple[ir.Value, str], build: Builder) -> None:
         x, approximate = found
@@ -44,6 +49,23 @@ def _gelu(node: ir.Node) -> tuple[ir.Value, str] | None:
         if other is not None and kind is not None:
             return other, kind
     return None
+
+
+def _goes_on(node: ir.Node) -> bool:
+    """A product that is one factor of the next is judged there."""
+    return any(reader.op_type in ("Mul", "Div") for reader in node.outputs[0].consumers())
+
+
+def _why_not(node: ir.Node) -> str:
+    factors, number = _factors(node)
+    bent = next((bend for one in factors if (bend := made_by(_one_more_than(one), *BENDS)) is not None), None)
+    if bent is None:
+        return ""
+    if len(factors) != 2:
+        return f"it is a product of {len(factors)} values, one of them 1 + {bent.op_type}"
+    if number != 0.5:
+        return f"the numbers in it multiply to {number:g} and not to 0.5"
+    return f"'{bent.outputs[0].name}' is not the {bent.op_type} that the formula has of the other factor"
 
 
 def _factors(node: ir.Node) -> tuple[list[ir.Value], float]:

@@ -16,8 +16,8 @@ from passes.building import Builder
 from passes.constants import constant
 from passes.fusion import Fusion
 from passes.local import require
-from passes.matching import by_scalar, made_by, origin
-from passes.norms import inverse_of, over_last_axis, squared
+from passes.matching import made_by, origin
+from passes.norms import inverse_of, mean_under_root, over_last_axis, squared
 
 
 class Norm(NamedTuple):
@@ -39,6 +39,9 @@ class LayerNormalizationFusion(Fusion[Norm]):
 
     def find(self, node: ir.Node) -> Norm | None:
         return _biased(node) or (None if _awaits_bias(node) else _weighted(node))
+
+    def near(self, node: ir.Node) -> str:
+        return _why_not(node) if node.domain == "" and node.op_type in ("Mul", "Div") else ""
 
     def fuse(self, node: ir.Node, found: Norm, build: Builder) -> None:
         vectors = [found.weight] if found.bias is None else [found.weight, found.bias]
@@ -94,12 +97,25 @@ def _norm(value: ir.Value | None) -> tuple[ir.Value, float] | None:
 
 def _deviation(value: ir.Value | None, x: ir.Value | None) -> float | None:
     """epsilon, where the value is the root of epsilon plus the mean of this very x's squares about its mean."""
-    root = made_by(value, "Sqrt")
-    moved = by_scalar(made_by(root.inputs[0], "Add")) if root is not None else None
-    mean = made_by(moved[0], "ReduceMean") if moved is not None else None
-    if moved is None or mean is None or x is None or not over_last_axis(mean):
+    found = mean_under_root(value)
+    if found is None or x is None or not over_last_axis(found[0]):
         return None
-    return moved[1] if _centred(squared(mean.inputs[0])) is x else None
+    return found[1] if _centred(squared(found[0].inputs[0])) is x else None
+
+
+def _why_not(node: ir.Node) -> str:
+    for at in (0, 1) if node.op_type == "Mul" else (0,):
+        x, root = _centred(node.inputs[at]), node.inputs[1 - at]
+        found = mean_under_root(inverse_of(root) if node.op_type == "Mul" else root)
+        if x is None or found is None:
+            continue
+        if not over_last_axis(found[0]):
+            return f"'{found[0].outputs[0].name}' is not a mean over the last axis alone, or drops it"
+        if _centred(squared(found[0].inputs[0])) is not x:
+            return f"'{found[0].outputs[0].name}' is not the variance of '{x.name}'"
+        if not any(_weighted(reader) for reader in node.outputs[0].consumers()):
+            return "no constant weight follows it"
+    return ""
 
 
 def _centred(value: ir.Value | None) -> ir.Value | None:

@@ -39,6 +39,9 @@ class MultiHeadAttentionFusion(Fusion[Attention]):
     def find(self, node: ir.Node) -> Attention | None:
         return attention.find(node)
 
+    def near(self, node: ir.Node) -> str:
+        return attention.near(node)
+
     def fuse(self, node: ir.Node, found: Attention, build: Builder) -> None:
         del node
         if reason := _objection(found):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from passes.matching import integers, made_by, scalar
+from passes.matching import by_scalar, integers, made_by, scalar
 
 
 def inverse_of(value: ir.Value | None) -> ir.Value | None:
@@ -14,6 +14,14 @@ def inverse_of(value: ir.Value | None) -> ir.Value | None:
         return reciprocal.inputs[0]
     division = made_by(value, "Div")
     return division.inputs[1] if division is not None and scalar(division.inputs[0]) == 1.0 else None
+
+
+def mean_under_root(value: ir.Value | None) -> tuple[ir.Node, float] | None:
+    """The mean and epsilon of  sqrt(mean + epsilon)."""
+    root = made_by(value, "Sqrt")
+    moved = by_scalar(made_by(root.inputs[0], "Add")) if root is not None else None
+    mean = made_by(moved[0], "ReduceMean") if moved is not None else None
+    return (mean, moved[1]) if mean is not None and moved is not None else None
 
 
 def squared(value: ir.Value | None) -> ir.Value | None:

@@ -28,6 +28,14 @@ class QuickGeluFusion(Fusion[tuple[ir.Value, float]]):
         pairs = ((x, _alpha(sigmoid, x)) for x, sigmoid in (node.inputs, node.inputs[::-1]))
         return next(((x, alpha) for x, alpha in pairs if x is not None and alpha is not None), None)
 
+    def near(self, node: ir.Node) -> str:
+        pairs = (node.inputs, node.inputs[::-1]) if (node.domain, node.op_type) == ("", "Mul") else ()
+        for x, value in pairs:
+            scaled = _scaled(value)
+            if scaled is not None and x is not None:
+                return f"its Sigmoid is of '{scaled[0].name}', scaled, and not of '{x.name}'"
+        return ""
+
     def fuse(self, node: ir.Node, found: tuple[ir.Value, float], build: Builder) -> None:
         x, alpha = found
         require(x.dtype in TYPES, f"its type {x.dtype} has no QuickGelu on every provider")
@@ -43,5 +51,11 @@ def _alpha(value: ir.Value | None, x: ir.Value | None) -> float | None:
         return None
     if origin(inner) is origin(x):
         return 1.0
-    scaled = by_scalar(made_by(inner, "Mul"))
+    scaled = _scaled(value)
     return scaled[1] if scaled is not None and origin(scaled[0]) is origin(x) else None
+
+
+def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:
+    """z and alpha of Sigmoid(alpha z); without a factor it is a gate, which is another formula."""
+    sigmoid = made_by(value, "Sigmoid")
+    return by_scalar(made_by(sigmoid.inputs[0], "Mul")) if sigmoid is not None else None

@@ -17,8 +17,8 @@ from passes.building import Builder
 from passes.constants import constant
 from passes.fusion import Fusion
 from passes.local import Refused
-from passes.matching import by_scalar, made_by, origin, uncast
-from passes.norms import inverse_of, over_last_axis, squared
+from passes.matching import made_by, origin, scalar, uncast
+from passes.norms import inverse_of, mean_under_root, over_last_axis, squared
 
 
 class Norm(NamedTuple):
@@ -36,6 +36,9 @@ class RmsNormalizationFusion(Fusion[Norm]):
 
     def find(self, node: ir.Node) -> Norm | None:
         return _weighted(node) or _unweighted(node)
+
+    def near(self, node: ir.Node) -> str:
+        return _why_not(node) if node.domain == "" and node.op_type in ("Mul", "Div") else ""
 
     def fuse(self, node: ir.Node, found: Norm, build: Builder) -> None:
         if reason := _objection(found, node.outputs[0]):
@@ -115,10 +118,21 @@ def _root_mean_square(value: ir.Value | None, inverted: bool, x: ir.Value | None
     """epsilon, where the value is (one over) the root of epsilon plus the mean square of this very x."""
     if inverted:
         value = inverse_of(value)
-    root = made_by(value, "Sqrt")
-    moved = by_scalar(made_by(root.inputs[0], "Add")) if root else None
-    mean = made_by(moved[0], "ReduceMean") if moved else None
-    if moved is None or mean is None or x is None or not over_last_axis(mean):
+    found = mean_under_root(value)
+    if found is None or x is None or not over_last_axis(found[0]):
         return None
-    found = squared(mean.inputs[0])
-    return moved[1] if found is not None and uncast(found) is uncast(x) else None
+    source = squared(found[0].inputs[0])
+    return found[1] if source is not None and uncast(source) is uncast(x) else None
+
+
+def _why_not(node: ir.Node) -> str:
+    for x, root in (node.inputs, node.inputs[::-1]) if node.op_type == "Mul" else (node.inputs,):
+        found = mean_under_root(inverse_of(root) if node.op_type == "Mul" else root)
+        source = squared(found[0].inputs[0]) if found is not None else None
+        if found is None or source is None or x is None or scalar(x) is not None:  # 1 / sqrt is a factor of the norm
+            continue
+        if not over_last_axis(found[0]):
+            return f"'{found[0].outputs[0].name}' is not a mean over the last axis alone, or drops it"
+        if uncast(source) is not uncast(x):
+            return f"'{x.name}' is divided by the root of the squares of '{source.name}'"
+    return ""

@@ -34,6 +34,9 @@ class RotaryEmbeddingFusion(Fusion[Rotation]):
     def find(self, node: ir.Node) -> Rotation | None:
         return _rotation(node) if (node.domain, node.op_type) == ("", "Add") else None
 
+    def near(self, node: ir.Node) -> str:
+        return _why_not(node) if (node.domain, node.op_type) == ("", "Add") else ""
+
     def fuse(self, node: ir.Node, found: Rotation, build: Builder) -> None:
         tables = [_halved(table, build) for table in (found.cos, found.sin)]
         require(None not in tables, "its angles are not seen to be the same for both halves")
@@ -55,6 +58,19 @@ def _rotation(node: ir.Node) -> Rotation | None:
             if len(cosines) == 1 and sine is not None:
                 return Rotation(x, cosines[0], sine)
     return None
+
+
+def _why_not(node: ir.Node) -> str:
+    """Two products are added, and a factor of one is put together from pieces of which one is negated."""
+    products = [made_by(value, "Mul") for value in node.inputs]
+    factors = [value for one in products if one is not None for value in one.inputs] if None not in products else []
+    for factor in factors:
+        concat = made_by(factor, "Concat")
+        negated = [made_by(piece, "Neg") for piece in concat.inputs] if concat is not None else []
+        sources = [made_by(one.inputs[0], "Slice", "Split") for one in negated if one is not None]
+        if factor is not None and any(sources):
+            return f"'{factor.name}' is not concat(-x2, x1) of the halves of one value of four axes"
+    return ""
 
 
 def _unrotated(value: ir.Value | None) -> ir.Value | None:
