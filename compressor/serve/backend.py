@@ -8,6 +8,7 @@ A backend belongs to the thread that made it. It never waits: a step that can do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -24,6 +25,11 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for what the backends would each understand in a way of their own."""
+        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.seed >= 0):
+            raise ValueError("temperature is 0 or more, top_p above 0 and at most 1, a seed 0 or more")
 
 
 @dataclass(frozen=True)

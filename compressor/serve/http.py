@@ -280,7 +280,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def start(served: Served, make: Callable[[], Backend], options: Options, queue: int) -> Server:
-    """A server whose backend is ready. Raises: what making the backend raised."""
+    """A server whose backend is ready. Raises: what making the backend raised, RequestError for a broken tokenizer."""
+    served.tokenizer  # noqa: B018  read now, not by the first request
     metrics = Metrics()
     loop = Loop(make, queue, metrics.stepped)
     loop.start()

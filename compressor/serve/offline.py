@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
@@ -29,6 +29,7 @@ class Prompt:
 
     id: Any
     request: Request
+    where: str  # file:line
     stops: tuple[str, ...] = ()
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -56,12 +57,26 @@ def generate(
     left = [one for one in wanted if one.id not in done]
     backend = make()
     for one in left:
-        backend.limits.check(one.request, backend.vocab)
-    with output.open("a", encoding="utf-8") as file:
+        _check(backend, one)
+    with _appended(output) as file:
         for one in track(_Counted(run(backend, left, served), len(left)), "generate"):
             file.write(json.dumps(one.line(), ensure_ascii=False) + "\n")
             file.flush()
     return len(left)
+
+
+def _check(backend: Backend, prompt: Prompt) -> None:
+    try:
+        backend.limits.check(prompt.request, backend.vocab)
+    except RequestError as error:
+        raise RequestError(f"{prompt.where}: {error}") from None
+
+
+def _appended(output: Path) -> TextIO:
+    try:
+        return output.open("a", encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{output}: cannot be written ({error.strerror}); choose another -o") from None
 
 
 def run(backend: Backend, prompts: Sequence[Prompt], served: Served) -> Iterator[Prompt]:
@@ -106,6 +121,8 @@ def _prompt(line: str, where: str, number: int, served: Served) -> Prompt:
         raise RequestError(
             f"{where}: a prompt is an object with `prompt` or `tokens`, and of {', '.join(sorted(FIELDS))}"
         )
+    if not isinstance(data.get("prompt", ""), str):
+        raise RequestError(f"{where}: `prompt` is to be a text")
     try:
         tokens = data["tokens"] if "tokens" in data else served.tokenizer.encode(data["prompt"]).ids
         sampling = Sampling(float(data.get("temperature", 0)), float(data.get("top_p", 1)), int(data.get("seed", 0)))
@@ -114,7 +131,7 @@ def _prompt(line: str, where: str, number: int, served: Served) -> Prompt:
         request = Request(tuple(int(one) for one in tokens), int(data.get("max_tokens", 16)), sampling)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{where}: {error}") from None
-    return Prompt(data.get("id", number), request, stops)
+    return Prompt(data.get("id", number), request, where, stops)
 
 
 def _ids_of(output: Path) -> list[Any]:

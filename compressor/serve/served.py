@@ -40,7 +40,11 @@ class Served:
         """Raises: RequestError when there is nothing to serve, with what to do about it."""
         if not folder.is_dir():
             raise RequestError(f"{folder}: no such folder; serve the artifact that `compress run` wrote")
-        for name in (MODEL, CONFIG, TOKENIZER, *((PAGED_MODEL, PAGED_CONFIG) if paged else ())):
+        if not (folder / CONFIG).is_file():
+            raise RequestError(
+                f"{folder}: no {CONFIG}, as `compress run` writes beside a decoder; nothing else has text to give"
+            )
+        for name in (MODEL, TOKENIZER, *((PAGED_MODEL, PAGED_CONFIG) if paged else ())):
             if not (folder / name).is_file():
                 raise RequestError(
                     f"{folder}: no {name}; an artifact of `compress run` with package.paged (the default) has it, "
@@ -61,7 +65,11 @@ class Served:
     def tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.folder / TOKENIZER))
+        path = self.folder / TOKENIZER
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises no class of its own
+            raise RequestError(f"{path}: not a tokenizer ({error})") from None
 
     @property
     def ends(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,12 @@ def test_both_batchings_answer_the_same_and_a_second_run_goes_on(
         ('{"prompt": "a", "tokens": [1]}', "prompts.jsonl:1: a prompt is an object"),
         ('{"prompt": "a", "max_token": 3}', "prompts.jsonl:1: a prompt is an object"),
         ('{"prompt": "a", "seed": "x"}', "prompts.jsonl:1"),
-        ('{"prompt": "a", "max_tokens": 9000}', "Shorten the prompt"),
+        ('{"prompt": "a", "seed": -1}', "prompts.jsonl:1: temperature is 0 or more"),
+        ('{"prompt": "a", "temperature": NaN}', "prompts.jsonl:1: temperature is 0 or more"),
+        ('{"prompt": "a", "top_p": 0}', "prompts.jsonl:1: temperature is 0 or more"),
+        ('{"prompt": 5}', "prompts.jsonl:1: `prompt` is to be a text"),
+        ('{"prompt": "\\ud800"}', "prompts.jsonl:1: "),
+        ('{"prompt": "a"}\n{"prompt": "a", "max_tokens": 9000}', "prompts.jsonl:2: 1 prompt tokens and 9000 new"),
         ('{"prompt": "a", "id": 1}\n{"prompt": "a", "id": 1}', "two prompts have one id"),
     ],
 )
@@ -69,7 +75,8 @@ def test_a_wrong_prompt_is_named_before_anything_is_computed(
 ) -> None:
     prompts.write_text(line, encoding="utf-8")
     ended = compress("generate", tiny(4).folder, "--prompts", prompts, "--backend", "reference")
-    assert (ended.code, why in ended.err) == (2, True)
+    assert ended.code == 2
+    assert why in ended.err
     assert not prompts.with_suffix(".out.jsonl").exists()
 
 
@@ -91,3 +98,43 @@ def test_a_folder_without_a_twin_says_what_to_do(
 ) -> None:
     ended = compress("generate", tmp_path, "--prompts", prompts)
     assert (ended.code, "compress run" in ended.err) == (2, True)
+
+
+def test_an_output_that_cannot_be_written_is_said_so(
+    compress: Callable[..., Outcome], tiny: Callable[[int | None], Subject], prompts: Path, tmp_path: Path
+) -> None:
+    for place, why in ((tmp_path / "nowhere" / "out.jsonl", "No such file"), (tmp_path, "Is a directory")):
+        ended = compress("generate", tiny(4).folder, "--prompts", prompts, "-o", place, "--backend", "reference")
+        assert (ended.code, len(ended.err.splitlines()), why in ended.err) == (2, 1, True)
+
+
+@pytest.mark.parametrize("command", ["generate", "serve"])
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("genai_config.json", None, "no genai_config.json"),  # as the artifact of an encoder
+        ("tokenizer.json", "{", "not a tokenizer"),
+        ("tokenizer.json", None, "no tokenizer.json"),
+        ("model.paged.onnx", "half", "not a readable ONNX model"),
+    ],
+)
+def test_an_artifact_that_cannot_be_served_is_told_in_a_line(
+    command: str,
+    name: str,
+    content: str | None,
+    why: str,
+    compress: Callable[..., Outcome],
+    tiny: Callable[[int | None], Subject],
+    prompts: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny(4).folder, folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ended = compress(command, folder, *(("--prompts", prompts) if command == "generate" else ("--port", port)))
+    assert (ended.code, len(ended.err.splitlines()), why in ended.err) == (2, 1, True)
