@@ -3,8 +3,9 @@
     the interface of `compressor.decoder`  ->  the interface of `compressor.paged_decoder`
 
 The tokens of all requests go through the layers as one row of a batch of one: norms, products and MLPs are carried over
-as they stand. Replaced is what looks at other tokens: positions, mask, cache, attention (`paging.py`). The interface is
-that of onnxruntime-genai's Engine (`dynamic_batching`). Weights stay in the contiguous graph's data file.
+as they stand. Replaced is what looks at other tokens: positions, mask and cache (`paging.py`), and with them attention
+(`paged_attention.py`). The interface is that of onnxruntime-genai's Engine (`dynamic_batching`). Weights stay in the
+contiguous graph's data file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from compressor import decoder
 from compressor.artifact import MODEL, write_json
 from compressor.decoder import Decoder
 from compressor.errors import RequestError
-from compressor.package import attention, paging, window
+from compressor.package import attention, paged_attention, paging, window
 from compressor.package.attention import CONTRIB, Attention
 from compressor.package.cache_scales import Scales
 from compressor.package.paging import Given, Pool, Step
@@ -71,9 +72,9 @@ def convert(model: ir.Model, context: int, target: Target = "cpu", cache: Cache 
         pair = pools[2 * layer.layer : 2 * layer.layer + 2]
         rows = [_rows(op, value, layer) for value in _rotated(op, layer, step, pair[0])]
         if target == "cuda":
-            attended, written = paging.attend_on_cuda(op, layer, rows, pair, given, dtype)
+            attended, written = paged_attention.attend_on_cuda(op, layer, rows, pair, given, dtype)
         else:
-            attended, written = paging.attend_on_cpu(op, layer, rows, pair, step, dtype)
+            attended, written = paged_attention.attend_on_cpu(op, layer, rows, pair, step, dtype)
         _put_back(op, layer, attended, pair[1])
         for form, pool, value in zip((decoder.PRESENT_KEY, decoder.PRESENT_VALUE), pair, written, strict=True):
             _become_output(paged.graph, form.format(layer.layer), value, pool.value)
