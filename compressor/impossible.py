@@ -1,6 +1,8 @@
-"""What no machine can do, said when a recipe is read: a method on a target that cannot run what it makes.
+"""What no machine can do, said when a recipe is read: parts that do not go together, a method on a target.
 
-A rule is a row: where the recipe says it, when it is impossible, and the line that says what to do instead.
+What a target cannot run is a row: where the recipe says it, when it is impossible, and the line that says what to do
+instead. Bits, groups and schemes are ranges of numbers and no rows (`formats.py`); what only the model's configuration
+tells is asked once there is one (`providers/combinations.py`).
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor import catalog
+from compressor.yaml_text import Place
 
 if TYPE_CHECKING:
     from compressor.recipe import Recipe
 
-Place = tuple[str | int, ...]
 WEIGHT_ONLY = "use a weight-only method: rtn or gptq"
 
 
@@ -22,17 +24,13 @@ WEIGHT_ONLY = "use a weight-only method: rtn or gptq"
 class Rule:
     """`place` is the field at fault; the rule speaks when its first two parts are set and `when` holds."""
 
-    place: Place
+    place: tuple[str, ...]
     when: Callable[[Recipe], bool]
     why: str
 
 
 def _target(*names: str) -> Callable[[Recipe], bool]:
     return lambda recipe: recipe.target in names
-
-
-def _has_paged_twin(recipe: Recipe) -> bool:
-    return recipe.package.paged and recipe.target != "tensorrt"
 
 
 def _static(recipe: Recipe, field: str) -> object:
@@ -86,7 +84,7 @@ RULES = (
     ),
     Rule(
         ("package", "kv_cache"),
-        lambda recipe: recipe.package.kv_cache is not None and not _has_paged_twin(recipe),
+        lambda recipe: not recipe.paged,
         "it is of the paged twin, and there is none here; use package.paged: true and another target than tensorrt",
     ),
     Rule(
@@ -98,7 +96,16 @@ RULES = (
 
 
 def findings(recipe: Recipe) -> Iterator[tuple[Place, str]]:
-    """Place and sentence of every rule that the recipe breaks."""
+    """Place and sentence of everything that cannot be."""
+    yield from _mismatches(recipe)
+    for rule in RULES:
+        section, field, *_ = rule.place
+        if getattr(getattr(recipe, section), field) is not None and rule.when(recipe):
+            yield rule.place, rule.why
+
+
+def _mismatches(recipe: Recipe) -> Iterator[tuple[Place, str]]:
+    """Parts of a recipe that no target could have together."""
     name = recipe.quantize.name
     if recipe.package.format is not None and name in (*catalog.OWN_FORMAT, *catalog.REWRITERS):
         yield ("package", "format"), f"{name} has a form of its own; leave package.format out"
@@ -114,7 +121,3 @@ def findings(recipe: Recipe) -> Iterator[tuple[Place, str]]:
     if recipe.quantize.embeddings is not None and (name not in catalog.SOLVERS or recipe.format not in catalog.TABLES):
         why = "tables are packed beside the weights of rtn or gptq, in format matmulnbits or qdq; leave embeddings out"
         yield ("quantize", "embeddings"), why
-    for rule in RULES:
-        section, method, *_ = rule.place
-        if getattr(getattr(recipe, str(section)), str(method)) is not None and rule.when(recipe):
-            yield rule.place, rule.why

@@ -280,7 +280,7 @@ def _paged_twin(draft: Draft, config: Mapping[str, Any], recipe: Recipe) -> list
     from compressor import cache_calibration
     from compressor.package import paged
 
-    if not recipe.package.paged or recipe.target == "tensorrt":
+    if not recipe.paged:
         return []
     text = cache_calibration.read(draft.folder, recipe)
     try:

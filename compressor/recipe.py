@@ -150,6 +150,11 @@ class Recipe(Section):
         return self.package.format or catalog.FORMAT_OF[self.target]
 
     @property
+    def paged(self) -> bool:
+        """Whether a decoder gets its paged twin; TensorRT has no attention over blocks."""
+        return self.package.paged and self.target != "tensorrt"
+
+    @property
     def scheme(self) -> str:
         """The grid of a method that has one: the one it names, or the best that target and package hold."""
         method = self.quantize.method

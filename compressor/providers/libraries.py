@@ -104,9 +104,7 @@ def preload() -> None:
     import onnxruntime as ort
 
     if CUDA in ort.get_available_providers() and hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(
-            io.StringIO()
-        ):  # it prints what it misses; that is ours to say, with the remedy
+        with contextlib.redirect_stdout(io.StringIO()):  # what it misses is ours to say, with the remedy
             ort.preload_dlls()
     spec = importlib.util.find_spec("tensorrt_libs")
     for place in (spec.submodule_search_locations or ()) if spec else ():

@@ -157,9 +157,8 @@ def misbehave(server: Server, load: Load) -> None:
     form = {"model": load_client.MODEL, "prompt": "One", "max_tokens": 4}
     for body in (b"{half", form | {"prompt": [5] * 9000}):
         server.expect("a wrong request was not told 400", server.ask(body)[0] == 400)
-    with contextlib.suppress(
-        ConnectionError
-    ):  # a body that is too long is not read to its end, so the answer may be cut
+    # A body that is too long is not read to its end, so the answer may be cut.
+    with contextlib.suppress(ConnectionError):
         server.expect("a long request was not told 413", server.ask(form | {"prompt": "x" * 2**21})[0] == 413)
     break_off(server)
     killed = load.begin(server, streams=4, seconds=60)

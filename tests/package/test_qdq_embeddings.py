@@ -44,9 +44,8 @@ def test_equals_the_graph_with_the_table_dequantized(bits: int, scheme: str, tmp
     model, plain, nbytes = packed(TIED, Grid(bits, scheme, scale_search=True), tmp_path)
     expected, found = laws.run(plain, IDS), laws.run(model, IDS)
     np.testing.assert_array_equal(found["e"], expected["e"])  # (code - zero) * scale, in both
-    np.testing.assert_allclose(
-        found["y"], expected["y"], rtol=0, atol=1e-5 * np.abs(expected["y"]).max()
-    )  # 96 products
+    close = 1e-5 * np.abs(expected["y"]).max()  # 96 products
+    np.testing.assert_allclose(found["y"], expected["y"], rtol=0, atol=close)
     assert "table" not in model.graph.initializers
     # The codes twice, for rows and for the head; each group of 32 has two scales, two zero points of a byte.
     assert nbytes <= 2 * WORDS * (WIDTH * bits / 8 + 3 * (4 + 1))
