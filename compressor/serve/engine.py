@@ -45,6 +45,7 @@ class Turn:
     again: int = 0  # tokens that were delivered before a preemption and are drawn again
     cached_tokens: int = 0
     read: int = 0  # of its tokens, those that lie in blocks by our forecast
+    suspect: bool = False  # it ran when a call failed: from then on it is the only one with a grammar that runs
 
     @property
     def generated(self) -> int:
@@ -175,10 +176,12 @@ class Engine:
         What does not fit into a call waits: attention fills up all prompts of a call to the one with the most behind
         it, and one that is cut short is behind from then on.
         """
+        closed = any(one.suspect for one in self.running)
         for one in list(self.waiting):
             if len(self.running) == self.limits.max_batch:
                 return
-            if self.faults and one.request.guidance:
+            if one.request.guidance and (closed or (one.suspect and self._guided())):
+                closed = True  # to those behind it, too
                 continue
             self._hash(one)
             if self._in_flight(one):
@@ -271,18 +274,21 @@ class Engine:
     def _blame(self) -> None:
         """A call failed. The grammar library fails where a character that it insists on is no token of its own.
 
-        The oldest request with a grammar is tried without the others: if it was not to blame it goes on, and they come
-        back; if the next call fails too it is refused.
+        Of several requests with a grammar the oldest is tried alone, then the next: whose call fails is refused.
         """
-        guided = [one for one in self.running if one.request.guidance]
+        guided = self._guided()
+        for one in guided:
+            one.suspect = True
         for one in reversed(guided[1:]):
             self._preempt(one)
         if len(guided) == 1:
             error = "the grammar library cannot write what it asks for in this model's tokens, such as a rare character"
             self._end(guided[0], Event(guided[0].number, finish="refused", error=error))
-            self.faults = 0
         elif not guided and self.faults > RETRIES:
             raise MachineError("onnxruntime-genai's Engine fails at every call")
+
+    def _guided(self) -> list[Turn]:
+        return [one for one in self.running if one.request.guidance]
 
     def _end(self, one: Turn, event: Event) -> None:
         if one in self.running:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -203,12 +204,14 @@ class Server:
         """All of it at once, unless the client leaves before."""
         gathered = asyncio.ensure_future(self._gather(answer, ticket))
         left = asyncio.ensure_future(_until_gone(http))
-        await asyncio.wait({gathered, left}, return_when=asyncio.FIRST_COMPLETED)
-        left.cancel()
-        if not gathered.done():
+        try:
+            await asyncio.wait({gathered, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not gathered.done():
+                return Response(status_code=499)  # nobody reads it
+            return JSONResponse(answer.whole(gathered.result()))
+        finally:  # also when the server's patience ends
+            left.cancel()
             gathered.cancel()
-            return Response(status_code=499)  # nobody reads it
-        return JSONResponse(answer.whole(gathered.result()))
 
     async def _gather(self, answer: Answer, ticket: Ticket) -> str:
         return "".join([piece async for piece in self._pieces(answer, ticket)])
@@ -292,4 +295,10 @@ def run(server: Server, place: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was begun."""
     patience = server.options.drain_seconds
     config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
     uvicorn.Server(config).run(sockets=[place])
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Not a traceback for each request that was cut off when the patience ended: how many they were stands above."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -342,6 +342,24 @@ def test_a_client_that_stalls_does_not_keep_it(tiny: Callable[[int | None], Subj
         assert server.wait(PATIENCE / 3) in (0, -signal.SIGTERM)
 
 
+def test_what_does_not_end_in_time_is_cut_off_without_a_traceback(tiny: Callable[[int | None], Subject]) -> None:
+    """One place, and forty answers of a second or so each."""
+    with process_at(tiny(4).folder, "--drain-seconds", "1", "--max-batch", "1") as (client, server):
+        asked = request_bytes(max_tokens=480, prompt="One"), request_bytes(max_tokens=480, prompt="One", stream=False)
+        readers = [socket.create_connection(("127.0.0.1", client.port), PATIENCE) for _ in range(40)]
+        for index, reader in enumerate(readers):
+            reader.sendall(asked[index % 2])
+        until(lambda: client.gauge("requests_waiting") > 30)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE / 3) in (0, -signal.SIGTERM)
+        assert server.stderr is not None
+        said = server.stderr.read()
+        for reader in readers:
+            reader.close()
+    assert "running task(s), timeout graceful shutdown exceeded" in said
+    assert len(said.splitlines()) == 1
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
