@@ -65,8 +65,7 @@ def _graph(path: Path) -> dict[str, Any]:
 
 def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     """The initializers of all graphs by name."""
-    values = (value for graph in model.graphs() for value in graph.initializers.values())
-    return {str(value.name): value.const_value for value in values if value.const_value is not None}
+    return {str(value.name): tensor for value, tensor in _initializers(model)}
 
 
 def operators(model: ir.Model) -> dict[str, int]:

@@ -90,12 +90,12 @@ def _group_query(layer: int, node: ir.Node, sizes: decoder.Decoder) -> Attention
         raise _refusal(layer, f"GroupQueryAttention with packed heads, sinks or norms (inputs {unusual})")
     query, key, value = (_given(node, index) for index in range(3))
     rotary = None
-    if _integer(node, "do_rotary", 0):
+    if node.attributes.get_int("do_rotary", 0):
         cos, sin = _given(node, 7), _given(node, 8)
         table = ir.convenience.get_const_tensor(cos)
         if table is None:
             raise _refusal(layer, "GroupQueryAttention whose rotary tables are no constants")
-        rotary = Rotary(cos, sin, 2 * table.numpy().shape[1], _integer(node, "rotary_interleaved", 0))
+        rotary = Rotary(cos, sin, 2 * table.numpy().shape[1], node.attributes.get_int("rotary_interleaved", 0))
     return Attention(
         layer,
         query,
@@ -103,11 +103,11 @@ def _group_query(layer: int, node: ir.Node, sizes: decoder.Decoder) -> Attention
         value,
         node.outputs[0],
         heads_first=False,
-        heads=_integer(node, "num_heads", 0),
-        scale=_number(node, "scale", 0.0) or sizes.head_size**-0.5,
-        softcap=_number(node, "softcap", 0.0),
+        heads=node.attributes.get_int("num_heads", 0),
+        scale=node.attributes.get_float("scale", 0.0) or sizes.head_size**-0.5,
+        softcap=node.attributes.get_float("softcap", 0.0),
         mask=node.inputs[BIAS] if len(node.inputs) > BIAS else None,
-        window=max(_integer(node, "local_window_size", -1), ALL_TOKENS),
+        window=max(node.attributes.get_int("local_window_size", -1), ALL_TOKENS),
         rotary=rotary,
     )
 
@@ -120,7 +120,7 @@ def _operator(
     heads_first = query.shape is not None and len(query.shape) == 4
     if new_key is None or new_value is None or (new_key.shape is not None and len(new_key.shape) != 4) == heads_first:
         raise _refusal(layer, "Attention whose keys lie otherwise than its queries")
-    heads = _axis(query, 1, layer) if heads_first else _integer(node, "q_num_heads", 0)
+    heads = _axis(query, 1, layer) if heads_first else node.attributes.get_int("q_num_heads", 0)
     return Attention(
         layer,
         query,
@@ -129,8 +129,8 @@ def _operator(
         node.outputs[0],
         heads_first=heads_first,
         heads=heads,
-        scale=_number(node, "scale", 0.0) or sizes.head_size**-0.5,
-        softcap=_number(node, "softcap", 0.0),
+        scale=node.attributes.get_float("scale", 0.0) or sizes.head_size**-0.5,
+        softcap=node.attributes.get_float("softcap", 0.0),
         mask=node.inputs[3] if len(node.inputs) > 3 else None,
     )
 
@@ -254,16 +254,6 @@ def _given(node: ir.Node, index: int) -> ir.Value:
     value = node.inputs[index]
     assert value is not None  # operators name these inputs as required
     return value
-
-
-def _integer(node: ir.Node, name: str, default: int) -> int:
-    found = node.attributes.get(name)
-    return default if found is None else found.as_int()
-
-
-def _number(node: ir.Node, name: str, default: float) -> float:
-    found = node.attributes.get(name)
-    return default if found is None else found.as_float()
 
 
 def _refusal(layer: int, why: str) -> RequestError:

@@ -107,7 +107,7 @@ def as_linear(node: ir.Node) -> Linear | None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if x is None or weight is None:
         return None
-    transposed = node.op_type == "Gemm" and bool(_integer(node, "transB"))
+    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
     producer = weight.producer()
     if node.op_type == "MatMul" and producer is not None and producer.op_type == "Transpose":
         perm = producer.attributes.get("perm")
@@ -153,9 +153,9 @@ def _as_convolution(node: ir.Node) -> Linear | None:
         return None
     kernel = tuple(constant.shape.numpy()[2:])
     settings = (
-        _integers(node, "strides", (1, 1)),
-        _integers(node, "pads", (0,) * 4),
-        _integers(node, "dilations", (1, 1)),
+        tuple(node.attributes.get_ints("strides", (1, 1))),
+        tuple(node.attributes.get_ints("pads", (0,) * 4)),
+        tuple(node.attributes.get_ints("dilations", (1, 1))),
     )
     return Linear(str(weight.name), node, x, weight, bias, True, Window(kernel, *settings))  # type: ignore[arg-type]
 
@@ -163,17 +163,7 @@ def _as_convolution(node: ir.Node) -> Linear | None:
 def _plain_gemm(node: ir.Node, bias: ir.Value | None) -> bool:
     scales = [attribute.as_float() for name in ("alpha", "beta") if (attribute := node.attributes.get(name))]
     constant_bias = bias is None or (bias.const_value is not None and len(bias.const_value.shape) == 1)
-    return not _integer(node, "transA") and all(scale == 1 for scale in scales) and constant_bias
-
-
-def _integer(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return attribute.as_int() if attribute else 0
-
-
-def _integers(node: ir.Node, name: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return tuple(attribute.as_ints()) if attribute else otherwise
+    return not node.attributes.get_int("transA", 0) and all(scale == 1 for scale in scales) and constant_bias
 
 
 def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
@@ -181,7 +171,7 @@ def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     named = next((one for one in exclude if one in linear.name), None)
     if named:
         return f"excluded by '{named}'"
-    if linear.window is not None and _integer(linear.node, "group") > 1:
+    if linear.window is not None and linear.node.attributes.get_int("group", 1) > 1:
         return "a convolution in groups, each with inputs of its own"
     automatic = linear.node.attributes.get("auto_pad")
     if linear.window is not None and automatic and automatic.as_string() not in ("NOTSET", "VALID"):

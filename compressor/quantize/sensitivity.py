@@ -40,10 +40,8 @@ def measure(
     flow = Flow(batches, dtype=product_dtype(device), device=device)
     losses: Losses = {}
     for segment in track(segments(model, linears), "sensitivity"):
-        moment, weights = (
-            moments.gather(flow, segment, device),
-            [linear.read().to(device) for linear in segment.linears],
-        )
+        moment = moments.gather(flow, segment, device)
+        weights = [linear.read().to(device) for linear in segment.linears]
         for linear, weight in zip(segment.linears, weights, strict=True):
             kinds = {choice: RoundToNearest(grid(choice.bits), choice.group_size) for choice in choices(linear)}
             losses[linear.name] = {choice: _loss(moment, weight, solver) for choice, solver in kinds.items()}
