@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from compressor.serve.backend import Event, Limits, Request, Tally, Usage
 from compressor.serve.served import Served
 from tests.serve.conftest import Subject
 
@@ -76,11 +78,46 @@ def text_of(chunks: list[dict[str, Any]]) -> str:
     return "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"])
 
 
+class Scripted:
+    """A backend that says the tokens of a text whatever it is asked, one a step; the prompts are kept."""
+
+    guides, vocab, limits = False, 512, Limits(64, 16, 4, 64, 512)
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens, self.asked, self.under_way = tokens, list[Request](), dict[int, int]()
+
+    def submit(self, request: Request) -> int:
+        self.asked.append(request)
+        self.under_way[len(self.asked)] = 0
+        return len(self.asked)
+
+    def cancel(self, number: int) -> None:
+        self.under_way.pop(number, None)
+
+    def step(self) -> list[Event]:
+        told = []
+        for number, said in list(self.under_way.items()):
+            is_last = said + 1 == len(self.tokens)
+            told.append(Event(number, self.tokens[said], "length" if is_last else None))
+            self.under_way[number] += 1
+            if is_last:
+                del self.under_way[number]
+        return told
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.under_way)
+
+    def usage(self) -> Usage:
+        return Usage(64, 64, 0, len(self.under_way), 0, Tally())
+
+
 @contextlib.contextmanager
-def serving_at(folder: Path, backend: str = "engine", queue: int = 64, **options: Any) -> Iterator[Client]:
+def serving_at(folder: Path, backend: str | Scripted = "engine", queue: int = 64, **options: Any) -> Iterator[Client]:
     """A server in this process, on a free port."""
     served = Served.open(folder)
-    make = served.backend(backend, served.limits(4, cache_tokens=1024, threads=1))
+    limits = served.limits(4, cache_tokens=1024, threads=1)
+    make = served.backend(backend, limits) if isinstance(backend, str) else lambda: backend
     server = serving.start(served, make, serving.Options("tiny", **options), queue)
     runner = uvicorn.Server(uvicorn.Config(server.app(), port=0, log_level="warning"))
     thread = threading.Thread(target=runner.run)
@@ -140,6 +177,46 @@ def test_a_stop_ends_and_a_seed_repeats(client: Client) -> None:
     assert (cut["text"], cut["finish_reason"]) == (whole[: whole.index(stop)], "stop")
     one, same, other = (client.complete(temperature=1, seed=seed)[1]["choices"][0]["text"] for seed in (1, 1, 2))
     assert one == same != other
+
+
+SAID = "na\u00efve \N{SNOWMAN}\N{CAT FACE} says \u65e5\u672c"  # each beyond ASCII takes two to four of its tokens
+
+
+@pytest.mark.parametrize("stop", [None, "\N{CAT FACE} s", "\u672c", "\N{SNOWMAN}\N{SNOWMAN}"])
+def test_a_character_of_several_tokens_is_whole(stop: str | None, tiny: Callable[[int | None], Subject]) -> None:
+    """In each piece of a stream, and with a stop that ends or begins inside a token."""
+    folder = tiny(4).folder
+    tokens = tiny(4).served.tokenizer.encode(SAID).ids
+    assert len(tokens) > len(SAID)
+    with serving_at(folder, Scripted(tokens)) as client:
+        whole = client.complete(stop=stop)[1]["choices"][0]
+        pieces = [one["choices"][0]["text"] for one in client.stream(stop=stop)]
+    assert "".join(pieces) == whole["text"] == SAID.partition(stop or "nowhere")[0]
+    assert not any("\N{REPLACEMENT CHARACTER}" in one for one in pieces)
+    assert whole["finish_reason"] == ("stop" if stop and stop in SAID else "length")
+
+
+def test_a_chat_is_what_the_models_template_makes_of_it(tiny: Callable[[int | None], Subject], tmp_path: Path) -> None:
+    folder = tmp_path / "chatty"
+    shutil.copytree(tiny(4).folder, folder)
+    template = "{% for one in messages %}{{ one.role }}: {{ one.content }} {% endfor %}assistant:"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    tokenizer = Served.open(folder).tokenizer
+    backend = Scripted(tokenizer.encode(SAID).ids)
+    parts = [{"type": "text", "text": "Two "}, {"type": "text", "text": "cats"}]
+    form = {"messages": [{"role": "system", "content": "Count."}, {"role": "user", "content": parts}]}
+    with serving_at(folder, backend) as client:
+        status, whole = client.ask("/v1/chat/completions", form | {"model": "tiny", "max_completion_tokens": 40})
+        chunks = client.stream("/v1/chat/completions", **form, prompt=None)
+    expected = tokenizer.encode("system: Count. user: Two cats assistant:", add_special_tokens=False).ids
+    assert [list(one.prompt) for one in backend.asked] == [expected] * 2
+    assert (status, whole["object"]) == (200, "chat.completion")
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": SAID}
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(one["choices"][0]["delta"].get("content", "") for one in chunks) == SAID
+    assert chunks[-1]["choices"][0] | {"logprobs": None} == {
+        "index": 0, "delta": {}, "finish_reason": "length", "logprobs": None
+    }  # fmt: skip
 
 
 def test_output_can_be_held_to_a_schema(client: Client) -> None:
