@@ -322,7 +322,7 @@ def _bench_serving(
 
 @commands.add
 def inspect(
-    artifact: Annotated[Path, Argument(help="An artifact's folder, or a bare .onnx file.")],
+    artifact: Input,
     json_: Json = False,
 ) -> None:
     """Show what an artifact holds: operators, sizes, interface, provenance, and whether its files are whole."""
@@ -410,7 +410,7 @@ def serve(
 
 @commands.add
 def diff(
-    before: Annotated[Path, Argument(help="An artifact's folder, or a bare .onnx file.")],
+    before: Input,
     after: Annotated[Path, Argument(help="What became of it.")],
     json_: Json = False,
 ) -> None:
