@@ -1,5 +1,13 @@
 """Continuous batching in the open: a scheduler over our own block pool. The oracle of the tests, and a place to read.
 
+    a request  20 tokens, 16 a block; blocks = [7, 2]: position p lies in block blocks[p // 16], slot p % 16
+    a step     Row(tokens[computed : computed + n], past=computed, blocks) of each that runs -> logits of its last token
+
+That is PagedAttention (Kwon et al. 2023, arXiv 2309.06180): a cache that grows by blocks from anywhere in the pool
+wastes less than one block a request, and a full block may have several holders. `blocks.py` counts them,
+`package/paging.py` is the attention that finds its keys through them. What is left for this file is who runs, and what
+happens when no block is free.
+
 A step has a budget of tokens. Running requests come first, oldest first: one token each, or the next chunk of a prompt.
 A request that needs a block when none is free sends the youngest back to the queue (preemption by recompute: its
 blocks are freed, its tokens kept and computed again). Then the queue moves up, unless somebody was just sent back.
