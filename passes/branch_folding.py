@@ -1,6 +1,7 @@
 """Control flow that always goes one way is no control flow.
 
 If (constant)                     ->  the branch that it takes
+If (Not c) <then a, else b>       ->  If (c) <then b, else a>
 Loop (1 trip, no condition)       ->  its body, once
 Loop (0 trips)                    ->  what it was given
 """
@@ -13,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant
-from passes.local import LocalPass, Refused, Scope, drop, hand_over
+from passes.constants import constant, release
+from passes.local import LocalPass, Refused, Scope, drop, hand_over, producer_of
 from passes.naming import make_names_unique
 
 
@@ -33,6 +34,8 @@ class BranchFolding(LocalPass):
 
 
 def _fold_if(node: ir.Node, scope: Scope) -> bool:
+    if _turn(node):
+        return True
     condition = constant(node.inputs[0])
     if condition is None:
         return False
@@ -42,6 +45,21 @@ def _fold_if(node: ir.Node, scope: Scope) -> bool:
     results = list(branch.outputs)
     _move(branch, node)
     _hand_out(node, results, scope)
+    return True
+
+
+def _turn(node: ir.Node) -> bool:
+    """Ask what is negated, and let the branches change places."""
+    negation = producer_of(node.inputs[0], "Not")
+    if negation is None:
+        return False
+    negated = node.inputs[0]
+    first, second = (node.attributes[name].as_graph() for name in ("then_branch", "else_branch"))
+    node.replace_input_with(0, negation.inputs[0])
+    node.attributes["then_branch"] = ir.AttrGraph("then_branch", second)
+    node.attributes["else_branch"] = ir.AttrGraph("else_branch", first)
+    if negated is not None:
+        release(negated)
     return True
 
 
