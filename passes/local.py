@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,20 +47,21 @@ class LocalPass(Edits, ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.edited, self.refusals = [], []
-        if self.operators.isdisjoint(shared(model).operators):
+        seen = shared(model)
+        if self.operators.isdisjoint(seen.operators):
             return ir.passes.PassResult(model, modified=False)
-        scope = Scope(model, self.edited)
-        while self._sweep(scope):
-            pass
+        scope, nodes = Scope(model, self.edited), seen.nodes
+        while self._sweep(nodes, scope):
+            nodes = tuple(every_node(model.graph))
         return ir.passes.PassResult(model, modified=bool(self.edited))
 
     @abstractmethod
     def rewrite(self, node: ir.Node, scope: Scope) -> bool:
         """True: edited; False: no candidate. Raises: Refused where it nearly was one."""
 
-    def _sweep(self, scope: Scope) -> bool:
+    def _sweep(self, nodes: Sequence[ir.Node], scope: Scope) -> bool:
         self.refusals, before = [], len(self.edited)
-        for node in list(every_node(scope.model.graph)):
+        for node in nodes:
             if node.op_type in self.operators and node.domain == "" and node.graph is not None:
                 self._visit(node, scope)
         return len(self.edited) > before

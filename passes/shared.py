@@ -28,9 +28,13 @@ class Shared:
         return Symbols(self._root)
 
     @functools.cached_property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        return tuple(every_node(self._root))
+
+    @functools.cached_property
     def operators(self) -> frozenset[str]:
         """The standard ones that have a node."""
-        return frozenset(node.op_type for node in every_node(self._root) if node.domain == "")
+        return frozenset(node.op_type for node in self.nodes if node.domain == "")
 
 
 def share(model: ir.Model) -> None:
