@@ -5,8 +5,8 @@
 
 A row is a small random model of tests/architectures.py, its biases and norms away from the zeros and ones that training
 starts with, which passes would take for nothing. It is exported, optimized for each target, and held to torch in ONNX
-Runtime on a CPU. One layer more is exported too: what the graph then has more is what a layer costs. A graph in float16
-is compared with the one it was made from, computed on the same CPU and rounded as the type rounds.
+Runtime on a CPU. One layer more is exported too: what the graph then has more is what a layer costs. A graph in a half
+type is compared with the one it was made from, computed on the same CPU and rounded as the type rounds.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ DEEPER: dict[str, dict[str, Any]] = {
     "gemma3_text": {"num_hidden_layers": 3},
     "mixtral": {"num_hidden_layers": 3},
 }
-HALVED = ("generic", "cuda", "tensorrt")  # the CPU has no products in float16, and is refused
+HALVES = ("float16", "bfloat16")
+HALVED = ("generic", "cuda", "tensorrt")  # the CPU has no products in these, and is refused
 HEAD = """# Fusions
 
 Made by `make fusions` from small random models (`tests/architectures.py`) exported at opset 21, two layers each; an
 encoder and its decoder are counted together. Nodes as exported and as optimized, how many passes were rolled back, and
 the worst difference to torch over the largest value that torch gives (float32 allows 1e-4), at sizes that were not
-traced. float16: the worst difference to the optimized float32 graph, in units of what the type rounds.
+traced. Half types: the worst difference to the optimized float32 graph, over its largest value.
 
 """
 
@@ -60,7 +61,7 @@ def measure(name: str, folder: Path) -> Row:
     deeper = _exported(name, folder / "deep", DEEPER[name])
     checkpoint = str(folder / "shallow" / "checkpoint")
     _, exporter = exporters.prepare(sources.find(checkpoint), recipe.build({"model": checkpoint}).export)
-    row: Row = {"class": architectures.ROWS[name].model, "nodes": made.facts["nodes"], "targets": {}, "float16": {}}
+    row: Row = {"class": architectures.ROWS[name].model, "nodes": made.facts["nodes"], "targets": {}}
     proven: dict[str, float] = {}
     for target in catalog.TARGETS:
         optimized = _optimized(made, target, folder)
@@ -69,11 +70,13 @@ def measure(name: str, folder: Path) -> Row:
             proven[files] = max(one.difference for one in exporter.prove(optimized.directory))
         layer = operators(_optimized(deeper, target, folder)) - operators(optimized)
         row["targets"][target] = _told(optimized) | {"layer": dict(layer.most_common()), "worst": proven[files]}
-    for target in HALVED:
-        halved = _optimized(made, target, folder, "float16")
-        (told, *_) = (one for one in halved.measured()["passes"] if one["name"] == "HalfPrecision")
-        row["float16"][target] = _told(halved) | {"worst": told["worst_difference"]}
-    return row
+    return row | {dtype: {target: _halved(made, target, dtype, folder) for target in HALVED} for dtype in HALVES}
+
+
+def _halved(made: Artifact, target: str, dtype: str, folder: Path) -> Row:
+    halved = _optimized(made, target, folder, dtype)
+    found = [one["worst_difference"] for one in halved.measured()["passes"] if one["name"] == "HalfPrecision"]
+    return _told(halved) | {"worst": max((one for one in found if one is not None), default=None)}
 
 
 def _exported(name: str, folder: Path, sizes: dict[str, Any]) -> Artifact:
@@ -102,10 +105,13 @@ def table(rows: dict[str, Row]) -> str:
     for name in known:
         cells = " | ".join(_cell(rows[name]["targets"][target]) for target in catalog.TARGETS)
         lines.append(f"| {name} | {rows[name]['nodes']} | {cells} |")
-    lines += ["", f"In float16, for {', '.join(HALVED)}:", ""]
-    lines += [f"| architecture | {' | '.join(HALVED)} |", f"|{'---|' * (1 + len(HALVED))}"]
-    for name in known:
-        lines.append(f"| {name} | {' | '.join(_cell(rows[name]['float16'][target]) for target in HALVED)} |")
+    for dtype in HALVES:
+        lines += ["", f"In {dtype}, for {', '.join(HALVED)}:", ""]
+        lines += [f"| architecture | {' | '.join(HALVED)} |", f"|{'---|' * (1 + len(HALVED))}"]
+        for name in (one for one in known if dtype in rows[one]):
+            lines.append(f"| {name} | {' | '.join(_cell(rows[name][dtype][target]) for target in HALVED)} |")
+        missing = [name for name in known if dtype not in rows[name]]
+        lines += ["", f"Not made yet in {dtype}: {', '.join(missing)}."] if missing else []
     lines += [
         "",
         "What one layer more adds (an encoder's and a decoder's together):",
