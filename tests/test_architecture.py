@@ -62,7 +62,7 @@ def test_passes_import_the_graph_library_and_themselves(module: str) -> None:
 
 @pytest.mark.parametrize("name", SOLVER_FAMILY)
 def test_solvers_see_arrays_and_never_graphs_nor_each_other(name: str) -> None:
-    shared = {f"compressor.quantize.{one}" for one in ("qtensor", "statistics", "threads", "fused")}
+    shared = {f"compressor.quantize.{one}" for one in ("qtensor", "statistics", "threads", "memory", "fused")}
     assert beyond_the_standard_library(imports(f"compressor.quantize.{name}")) <= {"torch", *shared}
 
 

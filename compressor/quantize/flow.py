@@ -7,7 +7,8 @@ calibrated on the error of the layers before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +20,9 @@ from compressor.decoder import IDS, MASK, Feeds
 from compressor.errors import RequestError, in_a_line
 from compressor.quantize import ranks
 from compressor.quantize.linears import Linear
-from compressor.quantize.memory import copied, mapped, return_free_memory
+from compressor.quantize.memory import Scratch, copied, keep_heap_small, return_free_memory, room
 from compressor.quantize.segments import Segment
+from compressor.quantize.threads import Map, a_batch_each, at_once, in_order
 from compressor.session import open_session
 
 if TYPE_CHECKING:
@@ -48,33 +50,32 @@ class Flow:
     for segment in segments:
         for x in flow.run(segment): ...             # float32 or bfloat16 [tokens, in], batch by batch
         flow.resume(segment, rounded_weights)       # what flows on is x @ rounded
+
+    On a CPU several batches are on their way at a time, a thread each; `each` is a map of those threads, for what the
+    caller does with an x meanwhile. A batch's numbers do not depend on how many there are.
     """
 
     def __init__(self, batches: Sequence[Feeds], *, dtype: torch.dtype, device: torch.device) -> None:
+        keep_heap_small()
         batches = ranks.mine(batches)
         self._carried: list[Feeds] = [dict(batch) for batch in batches]
         self._fed = frozenset(batches[0])
         self._real = [torch.from_numpy(np.asarray(batch[MASK], bool)) if MASK in batch else None for batch in batches]
-        self._x: list[Tensor] = []  # of the last segment, one a batch
+        self._x: list[Tensor] = [torch.empty(0)] * len(batches)  # of the last segment
         self._weights: list[tuple[Linear, Tensor]] = []
         self._dtype, self._device = dtype, device
         self._long = IDS in batches[0] and batches[0][IDS].shape[1] > PLAIN_ATTENTION_TOKENS
+        self._at_once = at_once()
+        self._scratch = Scratch()
+        self.each: Map = map
 
     def run(self, segment: Segment) -> Iterator[Tensor]:
         """Run a segment on every batch; yields its x, kept until the weights to multiply it by are known."""
         session = self._session(segment.model) if segment.model else None
-        multiplied, self._x = self._x[::-1], []
-        for index, values in enumerate(self._carried):
+        step, self._scratch = partial(self._step, segment, session), Scratch()
+        for index in self._one_by_one(step) if self._device.type == "cuda" else self._several(step):
             if index % FREED_EVERY == 0:
                 return_free_memory()
-            if multiplied:
-                values.update(self._products(multiplied.pop()))
-            if session:
-                values.update(self._made(session, segment, values))
-            self._x.append(self._kept(torch.from_numpy(values[str(segment.x.name)])))
-            for name in segment.last_used - self._fed:
-                values.pop(name, None)
-            values.update((name, copied(values[name])) for name in segment.outputs if name in values)
             yield from self._inputs(segment, index)
 
     def again(self, segment: Segment) -> Iterator[Tensor]:
@@ -90,8 +91,35 @@ class Flow:
     def _inputs(self, segment: Segment, index: int) -> Iterable[Tensor]:
         return segment.window.unfold(self._x[index]) if segment.window else (self._tokens(index),)
 
+    def _one_by_one(self, step: Callable[[int], None]) -> Iterator[int]:
+        for index in range(len(self._carried)):
+            step(index)
+            yield index
+
+    def _several(self, step: Callable[[int], None]) -> Iterator[int]:
+        """The same by several threads, as many batches at a time."""
+        with a_batch_each() as pool:
+            self.each = pool.map
+            try:
+                yield from in_order(pool, step, len(self._carried), self._at_once + 1)
+            finally:
+                self.each = map
+
+    def _step(self, segment: Segment, session: ort.InferenceSession | None, index: int) -> None:
+        """Take one batch through a segment: its x, and what later segments read. Batches know nothing of each other."""
+        carried = self._carried[index]
+        values = carried | self._products(self._x[index])
+        if session:
+            values |= self._made(session, segment, values)
+        self._x[index] = self._kept(torch.from_numpy(values[str(segment.x.name)]), self._x[index])
+        done = [carried.pop(name) for name in segment.last_used - self._fed if name in carried]
+        fresh = [name for name in values if name not in carried and name not in segment.last_used]
+        carried.update((name, copied(values[name], done)) for name in fresh)
+
     def _session(self, model: ir.Model) -> ort.InferenceSession:
-        return open_session(model, "served", spinning=False, tiled=self._long, threads=ranks.threads())
+        """Its threads are those that call it and as many more as there are cores left."""
+        threads = ranks.threads() if self._at_once < torch.get_num_threads() else 1
+        return open_session(model, "served", spinning=False, tiled=self._long, threads=threads)
 
     def _made(self, session: ort.InferenceSession, segment: Segment, values: Feeds) -> Feeds:
         """What a segment yields for one batch; held by nobody else, so that it can go before the next is computed."""
@@ -108,14 +136,13 @@ class Flow:
             return tokens
         return tokens[real.flatten().to(tokens.device)]
 
-    def _kept(self, x: Tensor) -> Tensor:
-        """A copy of a batch's x; on the CPU mapped by itself: it goes once it has been multiplied, without a hole."""
-        if self._device.type != "cpu" or not x.numel():
+    def _kept(self, x: Tensor, before: Tensor) -> Tensor:
+        """A copy of a batch's x; on the CPU in the place of the x before it, or in memory that goes when it does."""
+        if self._device.type != "cpu":
             return x.to(self._device, self._dtype)
-        room = torch.frombuffer(mapped(x.numel() * self._dtype.itemsize), dtype=self._dtype, count=x.numel())
-        return room.view(x.shape).copy_(x)
+        return (before if before.shape == x.shape else room(tuple(x.shape), self._dtype)).copy_(x)
 
     def _products(self, x: Tensor) -> Feeds:
-        """y = x @ W (+ b) of each linear by name, of the graph's type, in the shape of x."""
-        products = ((linear, linear.product(x, weight).numpy()) for linear, weight in self._weights)
+        """y = x @ W (+ b) of each linear by name, of the graph's type, in the shape of x; good until the next batch."""
+        products = ((linear, linear.product(x, weight, self._scratch).numpy()) for linear, weight in self._weights)
         return {str(linear.y.name): y.astype(linear.dtype, copy=False) for linear, y in products}

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from compressor.quantize import fused
+from compressor.quantize.memory import room
 from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor, group_of_row, rows_of_group
 from compressor.quantize.threads import one_thread
 
@@ -64,7 +65,7 @@ class Gptq:
         for _ in range(RETRIES + 1):
             factor = _turned(damped(ordered, damping)).mT  # all in the memory of one matrix; LAPACK reads columns
             torch.linalg.cholesky_ex(factor, out=(factor, failed))
-            if not failed and bool(factor.isfinite().all()):
+            if not failed and bool(factor.diagonal().isfinite().all()):  # each sums up the squares of its row
                 pull = _turned(factor.mT)
                 return Factorised(self, pull.div_(pull.diagonal().clone()[:, None]), order, damping)
             damping *= 10
@@ -180,7 +181,7 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     """The moment with damping on its diagonal; an input that never spoke gets 1 there, and is merely rounded."""
     diagonal = moment.diagonal()
     silent = diagonal == 0
-    result = moment.clone()
+    result = (torch.empty_like(moment) if moment.is_cuda else room(tuple(moment.shape), moment.dtype)).copy_(moment)
     result.diagonal().copy_(torch.where(silent, torch.ones_like(diagonal), diagonal) + damping * diagonal.mean())
     return result
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compressor.quantize.convolution import Window, pixels_first
+from compressor.quantize.memory import Scratch
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantized
 STACK = 3  # axes: [matrices, in, out]
@@ -67,13 +68,23 @@ class Linear:
         laid_out = weight.T if self.transposed else weight
         return np.ascontiguousarray(laid_out.cpu().numpy()).reshape(self.weight.const_value.shape.numpy())
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x by weight [in, out] and the bias, float32 on the CPU."""
-        y = x @ weight if self.window is None else self.window.convolve(x, weight)
+    def product(self, x: Tensor, weight: Tensor, scratch: Scratch) -> Tensor:
+        """x by weight [in, out] and the bias, float32 on the CPU, in a room of the scratch until it is taken again."""
+        y = self._multiplied(x, weight, scratch)
+        if y.dtype != torch.float32 or y.is_cuda:
+            y = scratch.take(self.name, tuple(y.shape), torch.float32).copy_(y)
         bias = self.read_bias()
-        if bias is None:
-            return y.float().cpu()
-        return y.float().cpu() + (bias if self.window is None else pixels_first(bias))
+        return y if bias is None else y.add_(bias if self.window is None else pixels_first(bias))
+
+    def _multiplied(self, x: Tensor, weight: Tensor, scratch: Scratch) -> Tensor:
+        if self.window is not None:
+            return self.window.convolve(x, weight)
+        if x.is_cuda:
+            return x @ weight
+        tokens = x.flatten(0, -2)
+        name = self.name if x.dtype == torch.float32 else "product"
+        y = scratch.take(name, (len(tokens), weight.shape[1]), x.dtype)
+        return torch.mm(tokens, weight, out=y).view(*x.shape[:-1], -1)
 
     def read_bias(self) -> Tensor | None:
         """The bias that a Gemm adds, float32 [out]."""

@@ -21,7 +21,7 @@ def gather(flow: Flow, segment: Segment, device: torch.device) -> Tensor:
     moment, one_of_several = SecondMoment(segment.width, device), ranks.count() > 1
     for x in flow.run(segment):
         if not one_of_several:
-            moment.add(x)
+            moment.add(x, flow.each)
 
     def add(panel: int) -> None:
         for x in flow.again(segment):

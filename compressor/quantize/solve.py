@@ -24,7 +24,7 @@ from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.segments import Segment, segments
 from compressor.quantize.statistics import column_step, energy
-from compressor.quantize.threads import a_weight_each
+from compressor.quantize.threads import a_weight_each, at_once
 
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
@@ -179,9 +179,10 @@ class _Group:
         return replace(self, fallback="; ".join(filter(None, (self.fallback, NOT_CORRECTED))))
 
     def solve(self, weight: Tensor) -> QTensor:
-        """The weight [in, out] on its grid; no column knows of another, so every rank solves its share of them."""
+        """The weight [in, out] on its grid; no column knows of another: ranks, and their threads, share them out."""
         solver = self.factorised or RoundToNearest(self.solver.grid, self.solver.group_size)
-        parts = ranks.gathered(solver.solve(weight[:, ranks.share(weight.shape[1])]))
+        share = weight[:, ranks.share(weight.shape[1])]
+        parts = ranks.gathered(solver.solve(share) if share.is_cuda else _by_threads(solver, share))
         return parts[0] if len(parts) == 1 else side_by_side(parts).to(weight.device)
 
     def row(self, linear: Linear, weight: Tensor, tensor: QTensor) -> dict[str, Any]:
@@ -199,6 +200,13 @@ class _Group:
             "fallback": self.fallback,
             "flags": _flags(tensor, worse=error > rounding * WORSE_BY),
         }
+
+
+def _by_threads(solver: Any, weight: Tensor) -> QTensor:
+    """A weight on the CPU, its columns shared out among as many threads as torch has."""
+    columns = torch.split(weight, -(-weight.shape[1] // at_once()), 1)
+    with a_weight_each() as pool:
+        return side_by_side(list(pool.map(solver.solve, columns)))
 
 
 def _alike(linears: Sequence[Linear], own: Mapping[str, Choice]) -> list[list[Linear]]:

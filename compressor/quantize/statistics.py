@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressor.quantize.memory import Scratch, room
+from compressor.quantize.threads import Map
+
 # Output columns on which a weight's error is measured, evenly spread: the error is a sum over columns, and 128 of them
 # tell two grids apart at a fraction of the cost of all.
 ERROR_COLUMNS = 128
@@ -37,21 +40,21 @@ class SecondMoment:
     """Sum of outer products of a linear's inputs."""
 
     def __init__(self, width: int, device: torch.device | None = None) -> None:
-        self._upper = torch.zeros(
-            width, width, device=device
-        )  # left of the diagonal panels zero, until it is asked for
-        self.panels = [self._upper[start : start + PANEL, start:] for start in range(0, width, PANEL)]
+        self._width, self._device = width, device or torch.device("cpu")
+        self._scratch = Scratch()
+        # What lies right of the diagonal, in panels that start at it.
+        self.panels = [self._zeros(min(PANEL, width - start), width - start) for start in range(0, width, PANEL)]
 
-    def add(self, x: Tensor) -> None:
-        """Add a batch, float32 or bfloat16 [tokens, in].
+    def add(self, x: Tensor, each: Map = map) -> None:
+        """Add a batch, float32 or bfloat16 [tokens, in]; each: a map that takes a panel at a time.
 
         Summed in float32 whatever x is: entries of a moment rounded to bfloat16 move its small eigenvalues below zero,
         and no damping that leaves the layer alone brings them back.
         """
-        wide = x.float()
+        wide = x.float() if x.is_cuda else self._scratch.take("x", tuple(x.shape), torch.float32).copy_(x)
         with _as_exact_as(x):
-            for index in range(len(self.panels)):
-                self._add(index, wide)
+            for _ in each(lambda index: self._add(index, wide), range(len(self.panels))):
+                pass
 
     def add_to(self, index: int, x: Tensor) -> None:
         """Add a batch to one panel alone, for ranks that take turns."""
@@ -63,13 +66,21 @@ class SecondMoment:
         self.panels[index].addmm_(x[:, start : start + PANEL].T.float(), x[:, start:].float())
 
     def value(self) -> Tensor:
-        """The whole symmetric moment, float32 [in, in]: what lies right of the diagonal, mirrored in its place."""
-        for start in range(0, len(self._upper), PANEL):
-            panel, stop = slice(start, start + PANEL), start + PANEL
-            upper = self._upper[panel, panel].triu()
-            self._upper[panel, panel] = upper + upper.triu(1).T
-            self._upper[stop:, panel] = self._upper[panel, stop:].T
-        return self._upper
+        """The whole symmetric moment, float32 [in, in]; asked for once: the panels go, one by one, as it is filled."""
+        whole = self._zeros(self._width, self._width)
+        for start in range(0, self._width, PANEL):
+            panel, stop = self.panels.pop(0), start + PANEL
+            rows = slice(start, stop)
+            upper = panel[:, :PANEL].triu()
+            whole[rows, rows] = upper + upper.triu(1).T
+            whole[rows, stop:] = panel[:, PANEL:]
+            whole[stop:, rows] = panel[:, PANEL:].T
+        return whole
+
+    def _zeros(self, rows: int, columns: int) -> Tensor:
+        if self._device.type == "cpu":
+            return room((rows, columns), torch.float32)
+        return torch.zeros(rows, columns, device=self._device)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ parts: the document says where the time goes as well, and what the machine can d
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from laps import Laps
 from parts import Parts, speeds
@@ -47,18 +48,27 @@ def followed() -> Parts:
     from compressor.quantize.flow import Flow
 
     parts = Parts()
-    parts.follow("everything else", pipeline, "quantize")
+    parts.follow("everything else, and waiting for threads", pipeline, "quantize")
     parts.follow("forward in ONNX Runtime", Flow, "_made")
     parts.follow("forward in ONNX Runtime", Flow, "_session")
-    parts.follow("products", linears.Linear, "product", lambda linear, x, weight: 2.0 * x.numel() * weight.shape[1])
+    parts.follow(
+        "products", linears.Linear, "product", lambda linear, x, weight, room: 2.0 * x.numel() * weight.shape[1]
+    )
     parts.follow("inputs kept", Flow, "_kept")
-    parts.follow("statistics", statistics.SecondMoment, "add", lambda moment, x: float(x.numel() * (x.shape[1] + 1)))
+    parts.follow(
+        "statistics", statistics.SecondMoment, "_add", lambda moment, index, x: _flops(moment.panels[index], x)
+    )
     parts.follow("factor", gptq.Gptq, "factorise", lambda solver, moment: len(moment) ** 3 / 3)
     parts.follow("solve", gptq.Factorised, "solve")
     parts.follow("errors for the table", solve._Group, "row")
     parts.follow("write", store, "write")
     parts.follow("write", artifact, "_flushed")
     return parts
+
+
+def _flops(panel: Any, x: Any) -> float:
+    """Of a panel [columns, columns right of its first] of the moment of x [tokens, in]."""
+    return 2.0 * float(panel.numel() * len(x))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@
     parts.report()       ->  {"statistics": {"seconds": 2.1, "processor_seconds": 3.9, "calls": 768, ...}, ...}
     speeds()             ->  {"matmul_float32_gflops": 320, "matmul_bfloat16_gflops": 2280, "copy_gb_per_second": 10}
 
-A part that is called by another part takes its time out of the other's.
+A part that is called by another part takes its time out of the other's. Threads are followed each by itself and their
+times added up: where several work at a time, so do the parts, and their seconds are more than the run's.
 """
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,13 +37,28 @@ class Part:
         return times | {"calls": self.calls} | rate
 
 
+class _Thread(threading.local):
+    """The parts that a thread is in, the innermost last, and since when it has been there."""
+
+    def __init__(self) -> None:
+        self.running: list[Part] = []
+        self.since = (0.0, 0.0)
+
+    def turn(self) -> None:
+        """Give the time since the last turn to the part that has run."""
+        now = time.perf_counter(), time.thread_time()
+        if self.running:
+            self.running[-1].seconds += now[0] - self.since[0]
+            self.running[-1].processor_seconds += now[1] - self.since[1]
+        self.since = now
+
+
 @dataclass
 class Parts:
     """The parts of a run, by name."""
 
     parts: dict[str, Part] = field(default_factory=dict)
-    running: list[Part] = field(default_factory=list)
-    since: tuple[float, float] = (0.0, 0.0)
+    thread: _Thread = field(default_factory=_Thread)
 
     def follow(self, name: str, owner: Any, function: str, flops: Callable[..., float] | None = None) -> None:
         """Let every call of `owner.function` count for a part. flops: of a call, by what it is given."""
@@ -49,13 +66,13 @@ class Parts:
 
         @functools.wraps(plain)
         def followed(*given: Any, **options: Any) -> Any:
-            self._turn()
-            self.running.append(part)
+            self.thread.turn()
+            self.thread.running.append(part)
             try:
                 return plain(*given, **options)
             finally:
-                self._turn()
-                self.running.pop()
+                self.thread.turn()
+                self.thread.running.pop()
                 part.calls += 1
                 part.flops += flops(*given) if flops else 0.0
 
@@ -63,14 +80,6 @@ class Parts:
 
     def report(self) -> dict[str, dict[str, float]]:
         return {name: part.report() for name, part in self.parts.items()}
-
-    def _turn(self) -> None:
-        """Give the time since the last turn to the part that has run."""
-        now = time.perf_counter(), time.process_time()
-        if self.running:
-            self.running[-1].seconds += now[0] - self.since[0]
-            self.running[-1].processor_seconds += now[1] - self.since[1]
-        self.since = now
 
 
 def speeds() -> dict[str, float]:

@@ -15,6 +15,7 @@ from compressor.progress import identity
 from compressor.quantize import convolution, solve, store
 from compressor.quantize.gptq import Gptq
 from compressor.quantize.linears import find_linears
+from compressor.quantize.memory import Scratch
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.segments import segments
@@ -63,7 +64,9 @@ def test_a_convolution_is_the_product_of_its_windows() -> None:
     assert bias is not None
     product = (windows @ first.read() + bias).reshape(3, -1, 12).transpose(1, 2).reshape(expected.shape)
     np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-4)  # sums of 72 products in another order
-    np.testing.assert_allclose(first.product(torch.from_numpy(x), first.read()), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        first.product(torch.from_numpy(x), first.read(), Scratch()), expected, rtol=1e-4, atol=1e-4
+    )
     np.testing.assert_array_equal(first.stored(first.read()), WEIGHTS["wa"])
 
 

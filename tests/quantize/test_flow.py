@@ -123,3 +123,20 @@ def test_bfloat16_flows_close_by() -> None:
     assert x.dtype == torch.bfloat16
     # Four products of inputs and weights with 8 bits of mantissa, each 2^-8 off: 2 % of the largest value.
     np.testing.assert_allclose(x.float(), reference.reshape(x.shape), rtol=0, atol=0.02 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("name", ["residual", "branches"])
+def test_the_numbers_of_a_batch_do_not_depend_on_how_many_are_on_their_way(name: str) -> None:
+    def flowed(threads: int) -> list[torch.Tensor]:
+        torch.set_num_threads(threads)
+        model = small_graph(name)
+        flow = Flow(small_batches(model) * 3, dtype=torch.float32, device=torch.device("cpu"))
+        seen = []
+        for segment in segments(model, find_linears(model)[0]):
+            seen += [x.clone() for x in flow.run(segment)]
+            flow.resume(segment, [linear.read() for linear in segment.linears])
+        return seen
+
+    alone, together = flowed(1), flowed(3)
+    assert len(alone) == len(together) > 3
+    assert all(map(torch.equal, alone, together))

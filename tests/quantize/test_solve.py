@@ -184,8 +184,9 @@ def test_a_weight_with_a_grid_of_its_own_is_solved_on_it_and_its_neighbour_is_no
     moment = SecondMoment(72)
     for batch in batches():
         moment.add(torch.from_numpy(batch["x"]))
+    value = moment.value()
     for name, solver in (("wa", SOLVER), ("wc", Gptq(Grid(8, "absmax"), 32))):
-        expected = solver.solve(torch.from_numpy(WEIGHTS[name].copy()), moment.value())
+        expected = solver.solve(torch.from_numpy(WEIGHTS[name].copy()), value)
         assert share_of_equal_codes(store.Reader(tmp_path).read(name), expected) > 0.995
     rounded = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), folder=tmp_path, track=identity, own=own)
     assert [(row["bits"], row["group_size"]) for row in rounded] == [(4, 16), (8, 32), (4, 16)]
