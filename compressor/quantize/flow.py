@@ -77,6 +77,7 @@ class Flow:
             if index % FREED_EVERY == 0:
                 return_free_memory()
             yield from self._inputs(segment, index)
+        self._weights = []
 
     def again(self, segment: Segment) -> Iterator[Tensor]:
         """What `run` has yielded, once more."""

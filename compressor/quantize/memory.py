@@ -21,7 +21,7 @@ from torch import Tensor
 
 LARGE_PAGE = 1 << 21
 LARGE_BLOCK = 1 << 22
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX of malloc.h
 
 
 def mapped(nbytes: int) -> mmap.mmap:
@@ -66,13 +66,15 @@ class Scratch(threading.local):
 
 
 def keep_heap_small() -> None:
-    """Large blocks come from the system and go back to it, of the heap's end no more is kept than two of them.
+    """One heap for all threads; large blocks come from the system and go back to it, and no more than one is kept.
 
-    By itself glibc raises the first limit to the largest block that was ever freed, and with it what it keeps.
+    By itself glibc gives threads heaps of their own, raises the limit to the largest block that was ever freed, and
+    keeps twice as much at the end of each heap: 545 MB for 492, with 512 tokens a batch and 2048 inputs.
     """
     if tune := _of_glibc("mallopt"):
+        tune(ARENA_MAX, 1)
         tune(MMAP_THRESHOLD, LARGE_BLOCK)
-        tune(TRIM_THRESHOLD, 2 * LARGE_BLOCK)
+        tune(TRIM_THRESHOLD, LARGE_BLOCK)
 
 
 def return_free_memory() -> None:
