@@ -20,7 +20,7 @@ from compressor.decoder import IDS, MASK, Feeds
 from compressor.errors import RequestError, in_a_line
 from compressor.quantize import ranks
 from compressor.quantize.linears import Linear
-from compressor.quantize.memory import Scratch, copied, keep_heap_small, return_free_memory, room
+from compressor.quantize.memory import Scratch, copied, keep_heap_small, room
 from compressor.quantize.segments import Segment
 from compressor.quantize.threads import Map, a_batch_each, at_once, in_order
 from compressor.session import open_session
@@ -28,9 +28,6 @@ from compressor.session import open_session
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# Batches after which the heap is asked for what it holds without use: glibc finds no room for an aligned block in the
-# hole that its like has left, and 32 batches of 512 tokens and 2048 inputs left it 75 MB larger.
-FREED_EVERY = 8
 # Up to here attention is faster with its scores stored than in tiles (10 ms for 24, 8 heads of 64, two cores).
 PLAIN_ATTENTION_TOKENS = 1024
 
@@ -74,8 +71,6 @@ class Flow:
         session = self._session(segment.model) if segment.model else None
         step, self._scratch = partial(self._step, segment, session), Scratch()
         for index in self._one_by_one(step) if self._device.type == "cuda" else self._several(step):
-            if index % FREED_EVERY == 0:
-                return_free_memory()
             yield from self._inputs(segment, index)
         self._weights = []
 

@@ -18,7 +18,7 @@ from compressor.progress import Track
 from compressor.quantize import fused, moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
 from compressor.quantize.flow import Flow, product_dtype
-from compressor.quantize.gptq import Gptq, NotPositiveDefiniteError, damped
+from compressor.quantize.gptq import Factorised, Gptq, NotPositiveDefiniteError, damped
 from compressor.quantize.linears import Linear
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
@@ -154,7 +154,7 @@ class _Group:
 
     solver: Gptq
     moment: Tensor
-    factorised: Any
+    factorised: Factorised | None
     fallback: str
 
     @classmethod
@@ -202,7 +202,7 @@ class _Group:
         }
 
 
-def _by_threads(solver: Any, weight: Tensor) -> QTensor:
+def _by_threads(solver: Factorised | RoundToNearest, weight: Tensor) -> QTensor:
     """A weight on the CPU, its columns shared out among as many threads as torch has."""
     columns = torch.split(weight, -(-weight.shape[1] // at_once()), 1)
     with a_weight_each() as pool:

@@ -18,6 +18,9 @@ from compressor.session import save_model
 from tests import graphs, ranks_worker
 from tests.conftest import ROOT, FirstRun
 
+# Made before this folder's fixture leaves torch one thread: other files compare it with runs that have them all.
+pytestmark = pytest.mark.usefixtures("first")
+
 # A norm before the products, for AWQ and SmoothQuant to fold their factors into.
 TEXT = """(float[N,300] x) => (float[N,40] y) {
     n = LayerNormalization(x, scale)  a = MatMul(n, wa)  c = MatMul(n, wc)  h = Mul(a, c)  y = MatMul(h, wy)
