@@ -125,9 +125,8 @@ class _Together:
         graph_pass = ready(graph_pass, self.model)
         result = graph_pass(self.model)
         self.model = result.model
-        if result.modified or not isinstance(
-            graph_pass, (Edits, Waiting)
-        ):  # which change nothing else than what they count
+        # Edits and Waiting change nothing but what they count.
+        if result.modified or not isinstance(graph_pass, (Edits, Waiting)):
             share(self.model)
         if result.modified:
             self.count = _Count.of(self.model)
