@@ -39,6 +39,11 @@ DEFERRED = frozenset(
         "packaging.version",  # asked for by onnx_ir's safetensors alone
         "numpy._core._add_newdocs",  # writes the docstrings of what is written in C
         "numpy._core._add_newdocs_scalars",
+        # torch's own: a quarter of what `import torch` takes, and 23 MB
+        "torch._meta_registrations",  # operators on tensors without data, written in Python
+        "torch.distributions",
+        "torch.quantization",
+        "torch.utils.data",
         # Python's own, which numpy, onnx, protobuf and shutil ask for at their heads
         "bz2",
         "calendar",
