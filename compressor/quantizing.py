@@ -67,6 +67,8 @@ def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) ->
     stored = optimized.facts.get("stored")
     if stored in catalog.FORMATS and catalog.FORMATS[stored].checkpoint:
         raise RequestError(f"{optimized.directory}: quantized already ({stored} checkpoint); name the float graph")
+    if recipe.quantize.embeddings:
+        _refuse_without_tables(optimized, recipe)
     works = {view.part: _quantize_graph(view, recipe, folder / view.part, track) for view in optimized.views}
     return works[""] if "" in works else _together(works)
 
@@ -201,7 +203,7 @@ def _round(
         )
     if isinstance(method, Rtn) and method.scale_search == "weighted":
         return solve.weighted(model, linears, solver, batches, folder=folder, track=track, own=own)
-    return solve.without_data(linears, solver, folder=folder, track=track, own=own)
+    return solve.without_data(linears, solver, recipe.quantize.name, folder=folder, track=track, own=own)
 
 
 def _round_tables(model: ir.Model, recipe: Recipe, bits: int, folder: Path) -> Rows:
@@ -240,6 +242,15 @@ def _solver(recipe: Recipe) -> Any:
         own = {"weighted": isinstance(method, Rtn) and method.scale_search == "weighted"}
     solver = catalog.SOLVERS["gptq" if isinstance(method, Gptq) else "rtn"]
     return catalog.resolve(solver)(*preparing.grid(recipe), **own)
+
+
+def _refuse_without_tables(optimized: Artifact, recipe: Recipe) -> None:
+    """One graph of several has to have one: an encoder of sound has none, and its decoder has."""
+    if not any(embeddings.find_tables(_opened(view.model, recipe)) for view in optimized.views):
+        raise RequestError(
+            f"{optimized.directory}: quantize.embeddings: no Gather of a constant matrix of "
+            f"{min(embeddings.GROUPS)} columns or a multiple; leave it out"
+        )
 
 
 def _outliers(rows: Rows, linears: list[Linear], recipe: Recipe) -> dict[str, Any]:

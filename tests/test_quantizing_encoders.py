@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compressor import builtin, pipeline, recipe, sources
-from compressor.artifact import Shelf
+from compressor import artifact, builtin, pipeline, recipe, sources
+from compressor.artifact import Artifact, Shelf
 from compressor.errors import RequestError
-from compressor.session import open_session, save_model
+from compressor.progress import T
+from compressor.session import load_model, open_session, save_model
 from tests import graphs
 
 VOCABULARY, WIDTH = 512, 64
@@ -69,3 +71,47 @@ def test_a_budget_is_met_on_an_encoder_and_perplexity_is_refused(encoder: Path, 
     assert 5 < quantized({"bits": 6.0}) <= 6
     with pytest.raises(RequestError, match=r"the graph is no decoder; name budget\.bits instead"):
         quantized({"max_ppl_increase": 0.1})
+
+
+@pytest.mark.parametrize("method", ["rtn", "nf4", "fp4", "dynamic"])
+def test_progress_goes_under_the_name_of_the_method(method: str, encoder: Path, tmp_path: Path) -> None:
+    said = []
+
+    def track(iterable: Iterable[T], text: str) -> Iterable[T]:
+        said.append(text)
+        return iterable
+
+    chosen = recipe.build({"model": str(encoder), "target": "generic", "quantize": {method: {}}})
+    pipeline.quantize(sources.open_input(encoder), chosen, Shelf(tmp_path / "stages"), track)
+    assert said == [method]
+
+
+def pair(folder: Path, words: str) -> Artifact:
+    """An encoder of sound and a decoder."""
+    sound, weight = "(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", graphs.normal(WIDTH, WIDTH)
+    table = {"table": graphs.normal(VOCABULARY, WIDTH)} if "table" in words else {}
+    made = {"encoder_model.onnx": graphs.build(sound, opset=21, w=weight)}
+    made["decoder_model.onnx"] = graphs.build(words, opset=21, w=weight, **table)
+    with Shelf(folder, exact=True).draft("export", folder.name, {}, {}) as draft:
+        for name, model in made.items():
+            save_model(model, draft.folder / name)
+        draft.facts["models"] = list(made)
+    return artifact.open_artifact(folder)
+
+
+def test_one_graph_of_a_pair_has_to_have_a_table(tmp_path: Path) -> None:
+    quantize = {"rtn": {"group_size": 32}, "embeddings": 8}
+    chosen, shelf = recipe.build({"model": "x", "target": "cpu", "quantize": quantize}), Shelf(tmp_path / "stages")
+    given = pair(tmp_path / "pair", "(int64[N] ids) => (float[N,64] y) { e = Gather(table, ids)  y = MatMul(e, w) }")
+    quantized = pipeline.quantize(given, chosen, shelf)
+    assert [(row["graph"], row["layer"]) for row in quantized.facts["layers"]] == [
+        ("encoder_model", "w"),
+        ("decoder_model", "w"),
+        ("decoder_model", "table"),
+    ]
+    packed = pipeline.package(given, quantized, chosen, shelf)
+    kinds = [{node.op_type for node in load_model(path).graph} for path in packed.models]
+    assert kinds == [{"MatMulNBits"}, {"MatMulNBits", "Reshape", "GatherBlockQuantized"}]
+    without = pair(tmp_path / "without", "(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }")
+    with pytest.raises(RequestError, match=r"without: quantize\.embeddings: no Gather of a constant matrix of 16"):
+        pipeline.quantize(without, chosen, shelf)

@@ -15,7 +15,6 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from compressor.errors import RequestError
 from compressor.quantize import store
 from compressor.quantize.constants import constant
 from compressor.quantize.linears import Linear, as_linear
@@ -71,11 +70,7 @@ def _tables(model: ir.Model) -> list[Table]:
 
 
 def round_tables(tables: Sequence[Table], grid: Grid, folder: Path) -> list[dict[str, Any]]:
-    """Round every table into `folder`. Returns the layer table. Raises: RequestError where there is none that fits."""
-    if not tables:
-        raise RequestError(
-            f"quantize.embeddings: no Gather of a constant matrix of {min(GROUPS)} columns or a multiple; leave it out"
-        )
+    """Round every table into `folder`. Returns the layer table."""
     return [_row(table, grid, folder) for table in tables]
 
 

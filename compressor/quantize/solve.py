@@ -83,12 +83,13 @@ def with_data(
 def without_data(
     linears: Sequence[Linear],
     solver: RoundToNearest | Codebook,
+    method: str,
     *,
     folder: Path,
     track: Track,
     own: Mapping[str, Choice] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Round every linear by itself. Returns the layer table; `own` as in `with_data`."""
+    """Round every linear by itself, under the name of the method. Returns the layer table; `own` as in `with_data`."""
 
     def rounded(linear: Linear) -> dict[str, Any]:
         weight = linear.read()
@@ -103,7 +104,7 @@ def without_data(
     _compile(linears, WORTH_ROUNDED)
     with a_weight_each() as pool:
         work = [pool.submit(rounded, linear) for linear in linears]
-        return [one.result() for one in track(work, "rtn")]
+        return [one.result() for one in track(work, method)]
 
 
 def weighted(

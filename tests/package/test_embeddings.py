@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compressor import recipe
-from compressor.errors import RecipeError, RequestError
+from compressor.errors import RecipeError
 from compressor.package import embeddings as packaged
 from compressor.quantize import store
 from compressor.quantize.embeddings import find_tables, misfits, round_tables
@@ -49,14 +49,12 @@ def test_equals_the_graph_with_the_table_dequantized(text: str, bits: int, schem
     assert nbytes <= WORDS * WIDTH * bits / 8 * 1.01 + WORDS * 3 * (4 + 1)  # codes once, and scales of 3 groups
 
 
-def test_a_table_that_others_read_is_left_alone(tmp_path: Path) -> None:
+def test_a_table_that_others_read_is_left_alone() -> None:
     text = (
         "(int64[N] input_ids) => (float[N,96] y) { e = Gather(table, input_ids)  s = ReduceSum(table)  y = Add(e, s) }"
     )
     model = graphs.build(text, opset=21, table=graphs.normal(WORDS, WIDTH))
     assert find_tables(model) == []
-    with pytest.raises(RequestError, match=r"quantize\.embeddings: no Gather of a constant matrix of 16"):
-        round_tables(find_tables(model), Grid(4, "absmax"), tmp_path)
 
 
 def test_a_table_without_a_group_stays_and_the_others_do_not(tmp_path: Path) -> None:

@@ -145,14 +145,14 @@ def test_a_weight_that_is_no_number_is_flagged(tmp_path: Path) -> None:
     assert "not finite" in rows[0]["flags"]
     assert rows[1]["flags"] == []
     linears, _ = find_linears(model(wa=broken))
-    rounded = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), folder=tmp_path, track=identity)
+    rounded = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), "rtn", folder=tmp_path, track=identity)
     assert "not finite" in rounded[0]["flags"]
 
 
 def test_without_data_every_weight_is_rounded(tmp_path: Path) -> None:
     solver = RoundToNearest(Grid(4, "zero_point"), 16)
     linears, _ = find_linears(model())
-    rows = solve.without_data(linears, solver, folder=tmp_path, track=identity)
+    rows = solve.without_data(linears, solver, "rtn", folder=tmp_path, track=identity)
     for row, (name, weight) in zip(rows, WEIGHTS.items(), strict=True):
         expected = solver.solve(W := torch.from_numpy(weight))
         assert torch.equal(store.Reader(tmp_path).read(name).dequantize(), expected.dequantize())
@@ -163,7 +163,7 @@ def test_without_data_every_weight_is_rounded(tmp_path: Path) -> None:
 
 def test_a_weight_of_zeros_is_flagged_and_its_error_is_a_number(tmp_path: Path) -> None:
     linears, _ = find_linears(model(wa=np.zeros((72, 40), np.float32)))
-    (row, *_) = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), folder=tmp_path, track=identity)
+    (row, *_) = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), "rtn", folder=tmp_path, track=identity)
     assert (row["flags"], row["weight_error"]) == (["constant"], 0.0)
 
 
@@ -188,7 +188,9 @@ def test_a_weight_with_a_grid_of_its_own_is_solved_on_it_and_its_neighbour_is_no
     for name, solver in (("wa", SOLVER), ("wc", Gptq(Grid(8, "absmax"), 32))):
         expected = solver.solve(torch.from_numpy(WEIGHTS[name].copy()), value)
         assert share_of_equal_codes(store.Reader(tmp_path).read(name), expected) > 0.995
-    rounded = solve.without_data(linears, RoundToNearest(SOLVER.grid, 16), folder=tmp_path, track=identity, own=own)
+    rounded = solve.without_data(
+        linears, RoundToNearest(SOLVER.grid, 16), "rtn", folder=tmp_path, track=identity, own=own
+    )
     assert [(row["bits"], row["group_size"]) for row in rounded] == [(4, 16), (8, 32), (4, 16)]
 
 
