@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from compressor import ending, terminal
-from compressor.arguments import INTERRUPTED, Argument, Commands, Option
+from compressor.command import ending, terminal
+from compressor.command.arguments import INTERRUPTED, Argument, Commands, Option
 from compressor.errors import DONE, LimitMissedError, MachineError, RequestError
 
 if TYPE_CHECKING:
-    from compressor.recipe import Recipe
+    from compressor.recipe.recipe import Recipe
 
 commands = Commands(
     help="PyTorch and Hugging Face models to ONNX: exported, optimized, quantized, and proven to work.",
@@ -80,10 +80,12 @@ def run(
     json_: Json = False,
 ) -> None:
     """Make an artifact as a recipe says, measure it, and give the verdict."""
-    from compressor import baseline as last_good
-    from compressor import pipeline, planning, recipe_files, showing
+    from compressor import pipeline, planning
+    from compressor.command import showing
+    from compressor.recipe import shipped
+    from compressor.report import baseline as last_good
 
-    path = recipe_files.find(recipe)
+    path = shipped.find(recipe)
     named = [f"model={json.dumps(model)}"] if model else []
     chosen = _load(path, [*named, *set_, *_budget(bits, max_increase)])
     place = output or Path("artifacts") / path.stem
@@ -113,8 +115,9 @@ def export(
     json_: Json = False,
 ) -> None:
     """Export a model to one ONNX graph, or the fewest, and hold it to what torch says."""
-    from compressor import pipeline, showing, sources
+    from compressor import pipeline, sources
     from compressor.artifact import Shelf
+    from compressor.command import showing
 
     chosen = {"task": task, "dtype": dtype, "opset": opset, "trust_remote_code": remote_code or None}
     fixed = [f"export.static.{part.strip()}" for part in static.split(",") if part.strip()]
@@ -139,11 +142,14 @@ def optimize(
     json_: Json = False,
 ) -> int:
     """Run the graph passes, each proven or rolled back."""
-    from compressor import deferred
+    from compressor.command import deferred
 
     deferred.hasten()
-    from compressor import catalog, optimizing, showing, sources, tables
+    from compressor import catalog, sources
     from compressor.artifact import Shelf
+    from compressor.command import showing
+    from compressor.report import tables
+    from compressor.stages import optimizing
 
     deferred.settle()
     data = {"model": str(inputs[0]), "target": target, "optimize": {"dtype": dtype}}
@@ -178,11 +184,12 @@ def quantize(
     json_: Json = False,
 ) -> None:
     """Quantize the weights and package them as the engine loads them."""
-    from compressor.deferred import defer
+    from compressor.command.deferred import defer
 
     defer()
-    from compressor import pipeline, showing, sources
+    from compressor import pipeline, sources
     from compressor.artifact import Shelf
+    from compressor.command import showing
 
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
@@ -212,8 +219,9 @@ def validate(
     json_: Json = False,
 ) -> None:
     """Measure a candidate against its reference; a missed limit exits 1."""
-    from compressor import baseline as last_good
-    from compressor import pipeline, showing, sources
+    from compressor import pipeline, sources
+    from compressor.command import showing
+    from compressor.report import baseline as last_good
 
     data: dict[str, Any] = {"model": str(candidate)}
     if provider:
@@ -240,9 +248,10 @@ def check(
     json_: Json = False,
 ) -> None:
     """Predict where each node will run, the copies that costs and what hurts; needs no GPU."""
-    from compressor import showing, sources
+    from compressor import sources
+    from compressor.command import showing
+    from compressor.graph.session import load_model
     from compressor.providers import prediction
-    from compressor.session import load_model
 
     models = sources.open_input(artifact).models
     found = {path.name: prediction.predict(load_model(path), target) for path in models}
@@ -279,7 +288,9 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
-    from compressor import benchmark, measuring, rivals, sources, tables
+    from compressor import benchmark, rivals, sources
+    from compressor.report import tables
+    from compressor.stages import measuring
 
     if serving:
         names = {"artifact": artifact} | ({"rival": Path(against)} if against else {})
@@ -326,7 +337,8 @@ def inspect(
     json_: Json = False,
 ) -> None:
     """Show what an artifact holds: operators, sizes, interface, provenance, and whether its files are whole."""
-    from compressor import inspection, showing, sources
+    from compressor import inspection, sources
+    from compressor.command import showing
 
     facts = inspection.inspect(sources.open_input(artifact))
     showing.facts(facts, json_)
@@ -415,7 +427,8 @@ def diff(
     json_: Json = False,
 ) -> None:
     """Show what two graphs differ in: interface, versions, operators, weights."""
-    from compressor import difference, showing, sources
+    from compressor import difference, sources
+    from compressor.command import showing
 
     facts = difference.compare(sources.open_input(before), sources.open_input(after))
     showing.facts(facts, json_)
@@ -424,7 +437,7 @@ def diff(
 @commands.add
 def doctor(json_: Json = False) -> None:
     """Show what this machine has: versions, providers that really load, memory, disk."""
-    from compressor import showing
+    from compressor.command import showing
     from compressor.providers import environment
 
     showing.facts(environment.examine(), json_)
@@ -436,12 +449,12 @@ def recipes(
     json_: Json = False,
 ) -> None:
     """List the recipes that come with compress, each with its first line."""
-    from compressor import recipe, recipe_files
+    from compressor.recipe import recipe, shipped
 
     if schema:
         terminal.emit(recipe.schema())
         return
-    found = {path.stem: recipe_files.purpose(path) for path in recipe_files.ours()}
+    found = {path.stem: shipped.purpose(path) for path in shipped.ours()}
     terminal.emit(found) if json_ else terminal.table(
         "recipes", [{"recipe": name, "for": text} for name, text in found.items()]
     )
@@ -472,13 +485,13 @@ def _one_of(option: str, value: str, known: Sequence[str]) -> None:
 
 
 def _load(path: Path, overrides: Sequence[str]) -> Recipe:
-    from compressor import recipe
+    from compressor.recipe import recipe
 
     return recipe.load(path, overrides)
 
 
 def _build(data: dict[str, Any], overrides: Sequence[str]) -> Recipe:
-    from compressor import recipe
+    from compressor.recipe import recipe
 
     return recipe.build(data, overrides)
 

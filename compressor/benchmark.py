@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor import charts, probe
 from compressor.artifact import write_json
 from compressor.errors import RequestError, in_a_line
+from compressor.graph import probe
 from compressor.progress import Track, identity
+from compressor.report import charts
 from compressor.validate.latency import lap
 from compressor.validate.subject import Subject
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor.artifact import Artifact
+from compressor.graph.session import load_model
 from compressor.inspection import interface, operators, weights
-from compressor.session import load_model
 
 
 def compare(before: Artifact, after: Artifact) -> dict[str, Any]:

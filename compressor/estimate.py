@@ -19,9 +19,9 @@ import math
 from dataclasses import dataclass
 
 from compressor import catalog
-from compressor.methods import PER_CHANNEL, OnGrid
 from compressor.package.shards import read_header
-from compressor.recipe import Recipe
+from compressor.recipe.methods import PER_CHANNEL, OnGrid
+from compressor.recipe.recipe import Recipe
 from compressor.sources import Source
 
 FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compressor.artifact import Artifact
-from compressor.session import graph_nbytes, load_model
+from compressor.graph.session import graph_nbytes, load_model
 
 # Operators that read codes, and the place of the input that holds them; scales and zero points are the rest.
 CODES = {

@@ -16,20 +16,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compressor import artifact, baseline, catalog, keys, optimizing, sources
+from compressor import artifact, catalog, sources
 from compressor.artifact import Artifact, Draft, Shelf
-from compressor.baseline import Earlier
-from compressor.calibration import Windows
-from compressor.decoder import Decoder
+from compressor.data.calibration import Windows
 from compressor.errors import RequestError
-from compressor.optimizing import count_nodes
+from compressor.graph.decoder import Decoder
+from compressor.graph.session import load_model, save_model
 from compressor.progress import Track, identity
 from compressor.providers import backends, combinations, prediction
 from compressor.providers.combinations import Wanted
-from compressor.recipe import Recipe
-from compressor.report import Report
-from compressor.session import load_model, save_model
+from compressor.recipe.recipe import Recipe
+from compressor.report import baseline
+from compressor.report.baseline import Earlier
+from compressor.report.report import Report
 from compressor.sources import Source
+from compressor.stages import keys, optimizing
+from compressor.stages.optimizing import count_nodes
 
 STAGES = ("export", "optimize", "quantize", "package")
 Rows = list[dict[str, Any]]
@@ -123,8 +125,8 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
     key, options = keys.quantize(optimized.key, recipe)
     if done := shelf.find("quantize", key):
         return done
-    from compressor import quantizing
     from compressor.quantize import ranks
+    from compressor.stages import quantizing
 
     with shelf.timed_draft("quantize", key, options, {"key": optimized.key}) as draft:
         work = ranks.led(quantizing.quantize, optimized, recipe, draft.folder, track)
@@ -151,8 +153,8 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
 
 def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft: Draft) -> None:
     """The graph with its weights packed, and what onnxruntime-genai wants beside it."""
-    from compressor import quantizing
     from compressor.package import genai
+    from compressor.stages import quantizing
 
     sources.carry(optimized.directory, draft.folder)
     draft.facts |= {"nodes": 0, "weight_bytes": {}, "method": quantizing.describe(recipe)}
@@ -170,10 +172,10 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
 
 def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None:
     """The source's shards with the quantized weights in the place of the float ones, configuration and tokenizer."""
-    from compressor import quantizing
     from compressor.package import checkpoint
     from compressor.quantize import store
     from compressor.quantize.qtensor import Choice
+    from compressor.stages import quantizing
 
     source, form = sources.find(recipe.package.checkpoint or recipe.model), catalog.FORMATS[recipe.format]
     layout, symmetric = catalog.resolve(form.where), recipe.scheme != "zero_point"
@@ -210,7 +212,7 @@ def validate(
     On a provider that has to be there; on None at the recipe's target where that loads, and else on the CPU, which
     the report says.
     """
-    from compressor import measuring
+    from compressor.stages import measuring
 
     begin = time.perf_counter()
     stages = (*made_by, candidate)
@@ -263,7 +265,7 @@ def refuse_remote_code(recipe: Recipe, *, strict: bool) -> None:
 
 def write_report(folder: Path, report: Report, *, strict: bool) -> None:
     """report.json for machines, report.md and report.html for people."""
-    from compressor import page
+    from compressor.report import page
 
     artifact.write_json(folder / "report.json", report.to_json(strict=strict))
     (folder / "report.md").write_text(report.to_markdown(strict=strict), encoding="utf-8")
@@ -277,8 +279,8 @@ def stages_beside(output: Path) -> Shelf:
 
 def _paged_twin(draft: Draft, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """The paged graph beside the contiguous one; where an attention cannot be paged, the reason."""
-    from compressor import cache_calibration
     from compressor.package import paged
+    from compressor.stages import cache_calibration
 
     if not recipe.paged:
         return []

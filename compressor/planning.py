@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor import estimate, keys, pipeline, sources
-from compressor.recipe import Recipe
+from compressor import estimate, pipeline, sources
+from compressor.recipe.recipe import Recipe
+from compressor.stages import keys
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ import onnx_ir as ir
 
 from compressor import sources
 from compressor.artifact import MODEL, Artifact
-from compressor.decoder import LOGITS
 from compressor.errors import MachineError, RequestError
+from compressor.graph.decoder import LOGITS
+from compressor.graph.session import load_model
 from compressor.package.genai import CONFIG
-from compressor.session import load_model
 
 BUILDER = "builder:"
 MODULE = "onnxruntime_genai.models.builder"

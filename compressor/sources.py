@@ -163,7 +163,7 @@ def _lone_file(name: str, path: Path) -> Source:
 
 def _graph_files(path: Path) -> dict[str, Path]:
     """A lone `.onnx` and what belongs to it: external data, configuration, tokenizer."""
-    from compressor.session import external_files, load_model, may_be_external
+    from compressor.graph.session import external_files, load_model, may_be_external
 
     external = sorted(external_files(load_model(path))) if may_be_external(path) else []
     own = {name: path.parent / name for name in (path.name, *external)}

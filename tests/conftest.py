@@ -17,9 +17,10 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network; read when huggingface_hub is imported
 
 import cli
-from compressor import pipeline, recipe
+from compressor import pipeline
 from compressor.artifact import Artifact
-from compressor.report import Report
+from compressor.recipe import recipe
+from compressor.report.report import Report
 
 if TYPE_CHECKING:
     from tests.decoders import Exported

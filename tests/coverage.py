@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from compressor import catalog, pipeline, recipe, sources
+from compressor import catalog, pipeline, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.errors import CompressError
 from compressor.export import exporters
+from compressor.recipe import recipe
 from tests import architectures
 
 DOCS = Path(__file__).parents[1] / "docs"

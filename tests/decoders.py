@@ -17,10 +17,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from compressor.decoder import Decoder, DecoderSession
 from compressor.export import causal_lm
 from compressor.export.unloaded import Unloaded
-from compressor.session import load_model, open_session, save_model
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import load_model, open_session, save_model
 
 VOCABULARY = 99
 SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -20,10 +20,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from compressor import catalog, pipeline, recipe, sources
+from compressor import catalog, pipeline, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.export import exporters
-from compressor.session import load_model
+from compressor.graph.session import load_model
+from compressor.recipe import recipe
 from tests import architectures
 from tests.coverage import DOCS
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 
-from compressor import ending, pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Shelf
+from compressor.command import ending
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
 from compressor.quantize import ranks
+from compressor.recipe import recipe
 
 DATA = {"source": "data.npz", "samples": 96}
 # Each looks at data in a way of its own; 300 inputs are two panels of a second moment.

@@ -11,7 +11,7 @@ import pytest
 from compressor import benchmark
 from compressor.benchmark import Point, Sweep
 from compressor.errors import RequestError
-from compressor.session import save_model
+from compressor.graph.session import save_model
 from compressor.validate.subject import Subject
 from tests import graphs
 from tests.conftest import Outcome

@@ -11,8 +11,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from compressor import recipe
 from compressor.providers import environment
+from compressor.recipe import recipe
 from tests.conftest import ROOT, SMALL, FirstRun, Outcome, Run, SecondRun
 
 Compress = Callable[..., Outcome]

@@ -15,14 +15,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from compressor import calibration, pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.calibration import Windows
-from compressor.decoder import Decoder, DecoderSession
-from compressor.limits import Perplexity
-from compressor.session import load_model, open_session
+from compressor.data import calibration
+from compressor.data.calibration import Windows
+from compressor.data.vocabulary import Vocabulary
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import load_model, open_session
+from compressor.recipe import recipe
+from compressor.recipe.limits import Perplexity
 from compressor.validate import perplexity
-from compressor.vocabulary import Vocabulary
 
 EVAL = Path(__file__).parents[2] / "shared" / "eval"
 TEXT = EVAL / "text"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from compressor import pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.session import open_session
+from compressor.graph.session import open_session
+from compressor.recipe import recipe
 from tests.test_eval import EVAL
 
 CNN = EVAL / "cnn"

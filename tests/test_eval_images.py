@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor import pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.session import load_model, open_session
+from compressor.graph.session import load_model, open_session
+from compressor.recipe import recipe
 from tests import cifar
 
 pytestmark = [

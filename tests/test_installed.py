@@ -47,7 +47,7 @@ def test_a_library_in_a_zip_file_is_asked_for(tmp_path: Path, monkeypatch: pytes
 def test_whoever_wants_more_than_a_version_gets_the_real_one() -> None:
     code = """
 import sys
-from compressor.deferred import defer
+from compressor.command.deferred import defer
 defer()
 import importlib.metadata
 assert importlib.metadata.version("numpy") and "email" not in sys.modules

@@ -19,9 +19,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from compressor import artifact, pipeline, planning, recipe
+from compressor import artifact, pipeline, planning
 from compressor.errors import RequestError
 from compressor.quantize.gptq import Factorised, Gptq, NotPositiveDefiniteError
+from compressor.recipe import recipe
 from tests.conftest import ROOT, SMALL, FirstRun, Outcome, Run, SecondRun
 
 Compress = Callable[..., Outcome]

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor import artifact, builtin, pipeline, recipe, sources
+from compressor import artifact, builtin, pipeline, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.errors import RequestError
+from compressor.graph.session import load_model, open_session, save_model
 from compressor.progress import T
-from compressor.session import load_model, open_session, save_model
+from compressor.recipe import recipe
 from tests import graphs
 
 VOCABULARY, WIDTH = 512, 64

@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto
 from safetensors.numpy import save_file
 
-from compressor import artifact, session, sources
+from compressor import artifact, sources
 from compressor.artifact import Shelf
 from compressor.errors import CompressError, MachineError, RequestError
+from compressor.graph import session
 
 WEIGHT = np.arange(64, dtype=np.float32)
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 import transformers
 
-from compressor import pipeline, recipe
+from compressor import pipeline
 from compressor.artifact import Artifact
+from compressor.graph.session import load_model
 from compressor.providers import libraries
 from compressor.providers.kernels import CUDA
-from compressor.report import Report
-from compressor.session import load_model
+from compressor.recipe import recipe
+from compressor.report.report import Report
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(libraries.obstacle(CUDA) is None, reason="a GPU is at hand: `make test-gpu` covers it")

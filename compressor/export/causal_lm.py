@@ -1,6 +1,6 @@
 """A Hugging Face decoder becomes one graph that serves prefill and decode.
 
-    Module(input_ids, attention_mask, position_ids, cache)  ->  the interface of `compressor.decoder`
+    Module(input_ids, attention_mask, position_ids, cache)  ->  the interface of `compressor.graph.decoder`
 
     load     configuration -> a model whose weights are never touched, and where each of them lies in the checkpoint
     export   two layers of each kind are traced and proven alike, then copied (`layers`, `replication`);
@@ -21,8 +21,6 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from compressor import narrow
-from compressor.decoder import IDS, LOGITS, MASK, POSITIONS, Decoder, Feeds, positions
 from compressor.export import (
     canonical,
     decoder_cases,
@@ -39,8 +37,10 @@ from compressor.export.checkpoint import DTYPES, attention
 from compressor.export.decoder_module import PAST, TOTAL, DecoderModule
 from compressor.export.tracing import SEQUENCE, quiet
 from compressor.export.unloaded import Unloaded
+from compressor.graph import narrow
+from compressor.graph.decoder import IDS, LOGITS, MASK, POSITIONS, Decoder, Feeds, positions
+from compressor.graph.session import load_model
 from compressor.providers import environment
-from compressor.session import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

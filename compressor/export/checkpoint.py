@@ -24,7 +24,7 @@ from compressor.export import reference, tracing, unloaded, weights
 from compressor.export.shards import Shards
 from compressor.export.tasks import Task
 from compressor.export.tracing import FIRST_OPSET_WITH_ATTENTION, Call, line, quiet
-from compressor.recipe import Export
+from compressor.recipe.recipe import Export
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.decoder import LOGITS, Decoder, Feeds
 from compressor.export.proof import Case, Outputs, Run
+from compressor.graph.decoder import LOGITS, Decoder, Feeds
 
 ROWS, PROMPT, STEPS = 3, 11, 3
 LENGTH = PROMPT + STEPS

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from compressor import decoder
 from compressor.errors import RequestError
 from compressor.export.tracing import BATCH, SEQUENCE, Call, Input
+from compressor.graph import decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

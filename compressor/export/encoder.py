@@ -19,7 +19,7 @@ from compressor.export.exporters import Exported, of_call
 from compressor.export.flat import Flat
 from compressor.export.tasks import Task
 from compressor.export.tracing import Call, quiet
-from compressor.recipe import Export
+from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
 if TYPE_CHECKING:

@@ -15,13 +15,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from compressor import catalog, narrow, sources
+from compressor import catalog, sources
 from compressor.artifact import MODEL
 from compressor.errors import RequestError
 from compressor.export import proof, tasks
 from compressor.export.tracing import WRAPPED, Call, trace
-from compressor.recipe import Export
-from compressor.session import load_model
+from compressor.graph import narrow
+from compressor.graph.session import load_model
+from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
 DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}

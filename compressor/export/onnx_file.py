@@ -16,15 +16,15 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
-from compressor import probe
 from compressor.artifact import MODEL
 from compressor.errors import RequestError
 from compressor.export import proof
 from compressor.export.exporters import Exported
 from compressor.export.tracing import IR_VERSION, line, quiet
-from compressor.probe import Probe
-from compressor.recipe import Export
-from compressor.session import load_model, open_session
+from compressor.graph import probe
+from compressor.graph.probe import Probe
+from compressor.graph.session import load_model, open_session
+from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
 TOLERANCE = proof.TOLERANCE[ir.DataType.FLOAT]

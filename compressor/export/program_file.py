@@ -18,7 +18,7 @@ from compressor.export.exporters import Exported, of_call
 from compressor.export.flat import named
 from compressor.export.torch_module import like
 from compressor.export.tracing import BATCH, Call, Input, line, quiet, translate
-from compressor.recipe import Export
+from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
 BATCHES, OTHERS = (1, 3), (5, 11)  # sizes to check at, as far as the program's own bounds let them

@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.decoder import Feeds
 from compressor.errors import LimitMissedError, RequestError
 from compressor.export import provenance
-from compressor.session import load_model, open_session
+from compressor.graph.decoder import Feeds
+from compressor.graph.session import load_model, open_session
 
 Outputs = Mapping[str, NDArray[Any]]
 Run = Callable[[Feeds], Outputs]

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compressor import sources
-from compressor.decoder import IDS, LOGITS, MASK
 from compressor.export import checkpoint, exporters, inputs, tasks
 from compressor.export.exporters import Exported
 from compressor.export.proof import Case, Outputs, Run
 from compressor.export.tasks import Task
 from compressor.export.tracing import BATCH, SEQUENCE, WRAPPED, Call, Input, array, quiet
-from compressor.recipe import Export
-from compressor.session import open_session
+from compressor.graph.decoder import IDS, LOGITS, MASK
+from compressor.graph.session import open_session
+from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from compressor.errors import RequestError
-from compressor.session import load_model
-from compressor.suggestion import suggestion
+from compressor.graph.session import load_model
+from compressor.recipe.suggestion import suggestion
 
 
 class Range(NamedTuple):

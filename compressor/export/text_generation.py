@@ -6,7 +6,7 @@ from compressor.artifact import MODEL
 from compressor.export import causal_lm
 from compressor.export.exporters import Exported
 from compressor.export.tasks import Task
-from compressor.recipe import Export
+from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
 

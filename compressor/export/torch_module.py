@@ -28,7 +28,7 @@ from compressor.export.checkpoint import DTYPES
 from compressor.export.exporters import Exported, of_call
 from compressor.export.flat import Flat, named
 from compressor.export.tracing import BATCH, Call, Input, line, quiet
-from compressor.recipe import Export
+from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
 WITH_AXES = 3  # module, inputs, axes

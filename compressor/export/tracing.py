@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.decoder import Feeds
 from compressor.errors import MachineError, RequestError
 from compressor.export import overflow, promotion, provenance
 from compressor.export.proof import Case, same_call
+from compressor.graph.decoder import Feeds
 
 T = TypeVar("T")
 BATCH, SEQUENCE = "batch_size", "sequence_length"

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from compressor import decoder
 from compressor.errors import RequestError
+from compressor.graph import decoder
 
 CONTRIB = "com.microsoft"
 # What moves numbers about without changing them, on the way from the cache to the product.

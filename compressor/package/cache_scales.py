@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor import decoder
-from compressor.decoder import Decoder, Feeds
+from compressor.graph import decoder
+from compressor.graph.decoder import Decoder, Feeds
 from compressor.package import attention
 from compressor.package.attention import Rotary
 

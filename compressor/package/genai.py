@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor import decoder
 from compressor.artifact import MODEL, write_json
-from compressor.decoder import Decoder
+from compressor.graph import decoder
+from compressor.graph.decoder import Decoder
 
 CONFIG = "genai_config.json"
 
 
 def write(folder: Path, config: Mapping[str, Any], sizes: Decoder) -> None:
-    """Write the configuration for a graph with the interface of `compressor.decoder`; greedy unless told otherwise."""
+    """Write the configuration for a graph with the interface of `compressor.graph.decoder`; greedy unless told."""
     context = int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
     heads = int(config.get("num_attention_heads") or config.get("n_head") or sizes.kv_heads)
     eos = config.get("eos_token_id")

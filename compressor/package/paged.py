@@ -1,6 +1,6 @@
 """A decoder's graph, packed and paged: what many requests at once are served by.
 
-    the interface of `compressor.decoder`  ->  the interface of `compressor.paged_decoder`
+    the interface of `compressor.graph.decoder`  ->  the interface of `compressor.graph.paged_decoder`
 
 The tokens of all requests go through the layers as one row of a batch of one: norms, products and MLPs are carried over
 as they stand. Replaced is what looks at other tokens: positions, mask and cache (`paging.py`), and with them attention
@@ -19,17 +19,25 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from compressor import decoder
 from compressor.artifact import MODEL, write_json
-from compressor.decoder import Decoder
 from compressor.errors import RequestError
+from compressor.graph import decoder
+from compressor.graph.decoder import Decoder
+from compressor.graph.paged_decoder import (
+    BATCH,
+    BLOCK_SIZE,
+    CUMULATIVE,
+    PAGED_CONFIG,
+    PAGED_MODEL,
+    PAST_LENGTHS,
+    TABLE,
+)
+from compressor.graph.session import load_model
 from compressor.package import attention, paged_attention, paging, window
 from compressor.package.attention import CONTRIB, Attention
 from compressor.package.cache_scales import Scales
 from compressor.package.paging import Given, Pool, Step
 from compressor.package.scribe import Scribe
-from compressor.paged_decoder import BATCH, BLOCK_SIZE, CUMULATIVE, PAGED_CONFIG, PAGED_MODEL, PAST_LENGTHS, TABLE
-from compressor.session import load_model
 
 OPSET, IR_VERSION = 24, 11  # the Attention whose mask ONNX Runtime takes row by row on the CPU
 DEFAULT_CONTEXT = 2048

@@ -16,10 +16,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
-from compressor import decoder
 from compressor.errors import RequestError
+from compressor.graph import decoder
+from compressor.graph.session import open_session
 from compressor.package.attention import ALL_TOKENS
-from compressor.session import open_session
 
 PAST, QUERIES = 3, 5
 MASKED = -1e4  # float16's smallest number is -65504; a bias that is meant as one stays far above

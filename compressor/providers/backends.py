@@ -16,9 +16,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from compressor.errors import RequestError
+from compressor.graph.session import ON_CPU, Backend, load_model
 from compressor.providers import libraries
 from compressor.providers.kernels import CUDA, PROVIDERS, TENSORRT
-from compressor.session import ON_CPU, Backend, load_model
 
 Profiles = Mapping[str, Mapping[str, Sequence[int]]]  # input -> its least, best and largest shape: min, opt, max
 # TensorRT's builder follows flags, not the graph's types: a precision that is in the graph has to be allowed.

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from compressor.decoder import Feeds
+from compressor.graph.decoder import Feeds
+from compressor.graph.session import Backend, load_model, session_options, start
 from compressor.providers import cost, graph_types
 from compressor.providers.graph_types import subgraphs
-from compressor.session import Backend, load_model, session_options, start
 
 COPY_OPERATORS = ("MemcpyToHost", "MemcpyFromHost")
 

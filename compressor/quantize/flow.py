@@ -16,14 +16,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from compressor.decoder import IDS, MASK, Feeds
 from compressor.errors import RequestError, in_a_line
+from compressor.graph.decoder import IDS, MASK, Feeds
+from compressor.graph.session import open_session
 from compressor.quantize import ranks
 from compressor.quantize.linears import Linear
 from compressor.quantize.memory import Scratch, copied, keep_heap_small, room
 from compressor.quantize.segments import Segment
 from compressor.quantize.threads import Map, a_batch_each, at_once, in_order
-from compressor.session import open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort

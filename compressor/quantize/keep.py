@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from compressor.decoder import Feeds
-from compressor.methods import Keep
+from compressor.graph.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize.rewritten import Rewritten
+from compressor.recipe.methods import Keep
 
 
 def quantize(

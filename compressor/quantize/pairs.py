@@ -17,9 +17,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.methods import StaticQdq
 from compressor.quantize.constants import drop_unread
 from compressor.quantize.ranges import Range
+from compressor.recipe.methods import StaticQdq
 
 Array = NDArray[Any]
 FP8_LARGEST = 448.0

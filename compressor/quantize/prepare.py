@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from compressor.decoder import Feeds
+from compressor.graph.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import awq, moments, ranks, smoothquant
 from compressor.quantize.flow import Flow

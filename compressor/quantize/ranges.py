@@ -17,10 +17,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.decoder import Feeds
 from compressor.errors import RequestError, in_a_line
+from compressor.graph.decoder import Feeds
+from compressor.graph.session import open_session
 from compressor.quantize import ranks
-from compressor.session import open_session
 
 BINS = 2048
 LEVELS = 128  # of the absolute value in int8

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from compressor import value_types
+from compressor.graph import value_types
 from compressor.quantize.convolution import Window
 from compressor.quantize.linears import Linear
 

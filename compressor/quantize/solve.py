@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from compressor.decoder import Feeds
+from compressor.graph.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import fused, moments, ranks, store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor

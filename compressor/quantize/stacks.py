@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from compressor import value_types
+from compressor.graph import value_types
 from compressor.quantize.constants import drop_unread
 from compressor.quantize.linears import STACK, stacked_weight
 

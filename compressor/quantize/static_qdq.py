@@ -19,16 +19,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor import value_types
-from compressor.decoder import Feeds
 from compressor.errors import RequestError
-from compressor.methods import StaticQdq
+from compressor.graph import value_types
+from compressor.graph.decoder import Feeds
+from compressor.graph.session import open_session
 from compressor.progress import Track
 from compressor.quantize import pairs
 from compressor.quantize.pairs import Form, Pairs
 from compressor.quantize.ranges import Range, observe
 from compressor.quantize.rewritten import Rewritten, label
-from compressor.session import open_session
+from compressor.recipe.methods import StaticQdq
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 SWEEPS = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat")

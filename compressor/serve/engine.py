@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import MachineError, RequestError
-from compressor.paged_decoder import PAGED_CONFIG
+from compressor.graph.paged_decoder import PAGED_CONFIG
 from compressor.serve.backend import Event, Finish, Limits, Request, Tally, Usage
 from compressor.serve.blocks import chain
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.decoder import Decoder, DecoderSession
 from compressor.errors import RequestError
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import load_model, open_session
 from compressor.serve.backend import Event, Limits, Request, Tally, Usage
 from compressor.serve.sampling import choose
-from compressor.session import load_model, open_session
 
 
 @dataclass(eq=False)

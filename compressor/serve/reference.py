@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compressor.paged_decoder import PagedSession, Row
+from compressor.graph.paged_decoder import PagedSession, Row
 from compressor.serve.backend import Event, Limits, Request, Tally, Usage
 from compressor.serve.blocks import BlockPool, chain
 from compressor.serve.sampling import choose

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.artifact import MODEL
 from compressor.errors import RequestError
+from compressor.graph.paged_decoder import BLOCK_SIZE, PAGED_CONFIG, PAGED_MODEL, token_bytes
+from compressor.graph.session import load_model
 from compressor.package.genai import CONFIG
-from compressor.paged_decoder import BLOCK_SIZE, PAGED_CONFIG, PAGED_MODEL, token_bytes
 from compressor.serve.backend import Backend, Limits
-from compressor.session import load_model
 from compressor.sources import TOKENIZER
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from compressor import charts
 from compressor.progress import Track, identity
+from compressor.report import charts
 from compressor.serve.backend import Backend, Event, Request
 from compressor.serve.served import Served
 

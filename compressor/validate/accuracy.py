@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from compressor.data.samples import Samples
 from compressor.errors import RequestError
-from compressor.limits import Accuracy
-from compressor.report import Measurement
-from compressor.samples import Samples
+from compressor.recipe.limits import Accuracy
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.decoder import DecoderSession
-from compressor.limits import Agreement
-from compressor.report import Measurement
+from compressor.graph.decoder import DecoderSession
+from compressor.recipe.limits import Agreement
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 Logits = NDArray[np.floating]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compressor.limits import Perplexity
-from compressor.methods import Budget
-from compressor.report import Measurement
+from compressor.recipe.limits import Perplexity
+from compressor.recipe.methods import Budget
+from compressor.report.report import Measurement
 
 
 def measure(facts: Mapping[str, Any]) -> list[Measurement]:

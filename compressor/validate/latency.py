@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor import probe
-from compressor.decoder import DecoderSession
-from compressor.limits import Latency
+from compressor.graph import probe
+from compressor.graph.decoder import DecoderSession
+from compressor.graph.session import open_session
 from compressor.providers import device
-from compressor.report import Measurement
-from compressor.session import open_session
+from compressor.recipe.limits import Latency
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.limits import Layers
-from compressor.report import Measurement
+from compressor.recipe.limits import Layers
+from compressor.report.report import Measurement
 
 
 def measure(rows: Sequence[Mapping[str, Any]], options: Layers) -> list[Measurement]:

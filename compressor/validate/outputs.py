@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.decoder import Feeds
-from compressor.limits import Agreement
-from compressor.report import Measurement
+from compressor.graph.decoder import Feeds
+from compressor.recipe.limits import Agreement
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 CALLS = 8  # of a data set: enough to see a fault, few enough for the unoptimized reference

@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.calibration import Windows
-from compressor.limits import Paged
-from compressor.paged_decoder import PAGED_MODEL, PagedSession, Row, for_this_machine, holds_codes
-from compressor.report import Measurement
-from compressor.session import load_model
+from compressor.data.calibration import Windows
+from compressor.graph.paged_decoder import PAGED_MODEL, PagedSession, Row, for_this_machine, holds_codes
+from compressor.graph.session import load_model
+from compressor.recipe.limits import Paged
+from compressor.report.report import Measurement
 from compressor.validate.agreement import distance
 from compressor.validate.subject import Subject
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.calibration import Windows
-from compressor.decoder import DecoderSession
-from compressor.limits import Perplexity
+from compressor.data.calibration import Windows
+from compressor.graph.decoder import DecoderSession
 from compressor.progress import Track, identity
-from compressor.report import Measurement
+from compressor.recipe.limits import Perplexity
+from compressor.report.report import Measurement
 from compressor.validate.agreement import log_softmax
 from compressor.validate.subject import Subject
 

@@ -6,12 +6,12 @@ asked (on a CPU the two are the same), and the note says which.
 
 from __future__ import annotations
 
-from compressor import probe
-from compressor.limits import Placement
+from compressor.graph import probe
 from compressor.providers import cost, observed
 from compressor.providers.kernels import PROVIDERS
 from compressor.providers.prediction import Prediction
-from compressor.report import Measurement
+from compressor.recipe.limits import Placement
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 NAMED = 3  # nodes that a note names

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from compressor.limits import Size
-from compressor.report import Measurement
+from compressor.recipe.limits import Size
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 

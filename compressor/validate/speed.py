@@ -8,9 +8,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.decoder import DecoderSession
-from compressor.limits import Speed
-from compressor.report import Measurement
+from compressor.graph.decoder import DecoderSession
+from compressor.recipe.limits import Speed
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from compressor.errors import RequestError
-from compressor.report import Measurement
+from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
 

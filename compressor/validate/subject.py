@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from compressor.decoder import Decoder, DecoderSession
 from compressor.errors import RequestError
-from compressor.session import ON_CPU, Backend, graph_nbytes, load_model, open_session
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import ON_CPU, Backend, graph_nbytes, load_model, open_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -30,15 +30,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from compressor import calibration, pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.calibration import Windows
-from compressor.decoder import Decoder, DecoderSession
-from compressor.limits import Perplexity
+from compressor.data import calibration
+from compressor.data.calibration import Windows
+from compressor.data.vocabulary import Vocabulary
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import load_model, open_session
 from compressor.quantize.linears import find_linears
-from compressor.session import load_model, open_session
+from compressor.recipe import recipe
+from compressor.recipe.limits import Perplexity
 from compressor.validate.agreement import log_softmax
-from compressor.vocabulary import Vocabulary
 from tests import readers
 from tests.bench import accuracy_table, peers
 

@@ -80,7 +80,7 @@ def measured(runner: str, checkpoint: Path, limit: int) -> dict[str, Any]:
 
 def ours(checkpoint: Path) -> dict[str, Any]:
     from compressor.export import causal_lm
-    from compressor.session import save_model
+    from compressor.graph.session import save_model
 
     clock = Clock()
     origin = causal_lm.load(checkpoint, 21)

@@ -104,7 +104,7 @@ def whole(checkpoint: Path) -> None:
 
     from compressor.export import tracing
     from compressor.export.decoder_module import DecoderModule
-    from compressor.session import save_model
+    from compressor.graph.session import save_model
 
     model = transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype=torch.float32, attn_implementation="eager"

@@ -89,8 +89,8 @@ def measure(graph: Path) -> Row:
     """Median seconds of a call, what it adds to the resident set at its peak, and which bytes come out."""
     import numpy as np
 
-    from compressor.decoder import Decoder
-    from compressor.session import load_model, open_session
+    from compressor.graph.decoder import Decoder
+    from compressor.graph.session import load_model, open_session
 
     session, model, rng = open_session(graph, "served"), load_model(graph), np.random.default_rng(0)
     if decoder := Decoder.of(model):

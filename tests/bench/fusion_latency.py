@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from compressor import pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Shelf
-from compressor.session import load_model, open_session, save_model
+from compressor.graph.session import load_model, open_session, save_model
+from compressor.recipe import recipe
 from tests import architectures
 from tests.bench.optimizers import command_of, python_of, run
 

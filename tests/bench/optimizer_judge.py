@@ -3,7 +3,8 @@
     python -m tests.bench.optimizer_judge ORIGINAL RESULT      ->  one line of JSON
 
 Wrong is: an input or output that is gone or of another type, an answer that differs with ONNX Runtime's optimizer off,
-a load that fails. A default that may no longer be overridden is an input gone; before IR version 4 it was none.
+two unseeded draws that became one, a load that fails. A default that may no longer be overridden is an input gone;
+before IR version 4 it was none.
 """
 
 import json
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from compressor import probe
-from compressor.session import graph_nbytes, open_session
-from passes.proof import DisproofError, Reference
+from compressor.graph import probe
+from compressor.graph.session import graph_nbytes, open_session
+from passes.proof import RANDOM, DisproofError, Reference
 
 QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
 
@@ -30,6 +32,7 @@ def judge(original: Path, result: Path) -> dict[str, Any]:
     found |= {"bytes": graph_nbytes(result), "compared": inputs is not None}
     try:
         Reference.of(before, inputs).compare(after)
+        _hold_the_draws(before, after)
         open_session(result, "served")
         found["verdict"] = "right"
     except DisproofError as reason:
@@ -37,6 +40,19 @@ def judge(original: Path, result: Path) -> dict[str, Any]:
     except Exception as error:
         found["verdict"] = f"wrong: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
     return found
+
+
+def _hold_the_draws(before: ir.Model, after: ir.Model) -> None:
+    """No answer can show it: one draw added to itself is not two, though each is as random as the other."""
+    was, became = (len(_draws(model)) for model in (before, after))
+    if became < was:
+        raise DisproofError(f"{was} draws became {became}")
+
+
+def _draws(model: ir.Model) -> list[ir.Node]:
+    """Unseeded, and read by somebody."""
+    RemoveUnusedNodesPass()(model)
+    return [node for node in model.graph.all_nodes() if node.op_type in RANDOM and "seed" not in node.attributes]
 
 
 def nodes(model: ir.Model, graph: ir.Graph) -> int:

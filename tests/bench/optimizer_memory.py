@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from compressor.session import save_model
+from compressor.graph.session import save_model
 from tests.bench import export_depth
 from tests.bench.export_memory import watched
 from tests.bench.optimizers import TOOLS, command_of, python_of

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from compressor import probe
-from compressor.session import open_session
+from compressor.graph import probe
+from compressor.graph.session import open_session
 
 ROUNDS, SECONDS = 200, 4.0  # the race ends with the first of the two; three rounds it always has
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 
 def compress() -> Callable[[Path, Path], object]:
-    from compressor.deferred import defer
+    from compressor.command.deferred import defer
 
     defer()
     import passes  # noqa: F401
-    from compressor import catalog, optimizing, sources
+    from compressor import catalog, sources
     from compressor.artifact import Shelf
+    from compressor.stages import optimizing
 
     wanted = optimizing.Target("generic")
     for name in wanted.passes:

@@ -13,12 +13,13 @@ from typing import Any
 from laps import Laps
 from parts import Parts, speeds
 
-from compressor.deferred import defer
+from compressor.command.deferred import defer
 
 defer()  # as `compress quantize` begins
 
-from compressor import pipeline, recipe, sources  # noqa: E402
+from compressor import pipeline, sources  # noqa: E402
 from compressor.artifact import Shelf  # noqa: E402
+from compressor.recipe import recipe  # noqa: E402
 
 OPTIONS = {"bits": 4, "group_size": 128, "scheme": "absmax", "act_order": False, "scale_search": False}
 

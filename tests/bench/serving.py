@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from compressor import artifact
-from compressor.paged_decoder import BLOCK_SIZE, PAGED_MODEL, PagedSession
+from compressor.graph.paged_decoder import BLOCK_SIZE, PAGED_MODEL, PagedSession
 from compressor.serve.backend import Limits, Request
 from compressor.serve.served import Served
 from tests.bench.serving_bounds import bounds

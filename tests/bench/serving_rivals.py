@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from compressor import artifact, pipeline, recipe
+from compressor import artifact, pipeline
+from compressor.recipe import recipe
 from tests.bench import llama50m, peers
 from tests.bench.serving import Bench, lengths
 from tests.bench.serving_ways import BATCH, Way, endless, generate_batch, rates

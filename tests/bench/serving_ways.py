@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.artifact import MODEL
-from compressor.decoder import Decoder, DecoderSession
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import load_model, open_session
 from compressor.package.genai import CONFIG
 from compressor.serve.backend import Backend, Request
 from compressor.serve.served import PROMPT_TOKENS, Served
-from compressor.session import load_model, open_session
 
 BATCH = 8
 PAGE = 256  # tokens of a page of transformers' cache, its default

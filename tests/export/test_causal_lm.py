@@ -15,10 +15,10 @@ import onnx
 import pytest
 import torch
 
-from compressor.decoder import MASK, POSITIONS
 from compressor.errors import RequestError
 from compressor.export import causal_lm
-from compressor.session import graph_nbytes
+from compressor.graph.decoder import MASK, POSITIONS
+from compressor.graph.session import graph_nbytes
 from tests import decoders
 from tests.decoders import ARCHITECTURES, Exported
 

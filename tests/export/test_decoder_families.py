@@ -13,7 +13,7 @@ import pytest
 import transformers
 
 from compressor.export import causal_lm
-from compressor.session import save_model
+from compressor.graph.session import save_model
 from tests.decoders import GATED, SIZES
 
 HEADS = {**GATED, "head_dim": 16}

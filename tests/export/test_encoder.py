@@ -15,11 +15,12 @@ import pytest
 import torch
 import transformers
 
-from compressor import artifact, pipeline, recipe, sources
+from compressor import artifact, pipeline, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.errors import LimitMissedError, RequestError
 from compressor.export import encoder, exporters, proof, tasks, tracing
-from compressor.session import graph_nbytes, load_model, open_session, save_model
+from compressor.graph.session import graph_nbytes, load_model, open_session, save_model
+from compressor.recipe import recipe
 from tests import architectures
 from tests.conftest import Outcome
 

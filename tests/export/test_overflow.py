@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compressor.export.overflow import Overflowing
 from compressor.export.tracing import Call, Input, trace
-from compressor.session import open_session
+from compressor.graph.session import open_session
 
 LARGEST = 65504 - 1000  # as transformers bounds it
 

@@ -9,7 +9,7 @@ import torch
 from compressor.export import tracing
 from compressor.export.flat import Flat
 from compressor.export.tracing import Call, Input
-from compressor.session import open_session
+from compressor.graph.session import open_session
 
 
 class Difference(torch.nn.Module):

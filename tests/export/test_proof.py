@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from compressor import estimate
-from compressor.decoder import LOGITS, MASK
 from compressor.errors import LimitMissedError, RequestError
 from compressor.export import causal_lm, proof, provenance, reference
 from compressor.export.proof import Case
+from compressor.graph.decoder import LOGITS, MASK
+from compressor.graph.session import load_model, save_model
 from compressor.providers import environment
-from compressor.session import load_model, save_model
 from tests import decoders
 from tests.decoders import Exported
 

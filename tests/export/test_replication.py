@@ -12,7 +12,7 @@ import transformers
 from compressor.errors import LimitMissedError
 from compressor.export import causal_lm, layers
 from compressor.export.unloaded import Unloaded
-from compressor.session import save_model
+from compressor.graph.session import save_model
 from tests.decoders import GATED, SIZES
 
 HEADS = {**GATED, "head_dim": 16}

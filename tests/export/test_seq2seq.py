@@ -13,11 +13,12 @@ import pytest
 import torch
 import transformers
 
-from compressor import pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.errors import LimitMissedError, RequestError
 from compressor.export import exporters
-from compressor.session import load_model, open_session, save_model
+from compressor.graph.session import load_model, open_session, save_model
+from compressor.recipe import recipe
 from tests import architectures
 from tests.conftest import Outcome
 

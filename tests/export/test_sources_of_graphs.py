@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from compressor import artifact, pipeline, recipe, sources
+from compressor import artifact, pipeline, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.errors import RequestError
 from compressor.export import archive
-from compressor.session import load_model, open_session
+from compressor.graph.session import load_model, open_session
+from compressor.recipe import recipe
 from tests import architectures, factories
 from tests.conftest import Outcome
 

@@ -9,7 +9,7 @@ import pytest
 
 from compressor.errors import RequestError
 from compressor.export import static
-from compressor.session import load_model
+from compressor.graph.session import load_model
 
 STEP = """
     <ir_version: 10, opset_import: ["": 21]>

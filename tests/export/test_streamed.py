@@ -9,10 +9,11 @@ import pytest
 import torch
 import transformers
 
-from compressor import estimate, pipeline, recipe, sources
+from compressor import estimate, pipeline, sources
 from compressor.artifact import Artifact, Shelf
 from compressor.export import checkpoint, tasks
-from compressor.session import load_model
+from compressor.graph.session import load_model
+from compressor.recipe import recipe
 from tests import architectures
 
 # Buffers in the checkpoint and buffers that are computed, tied weights, attention that reads its children's weights.

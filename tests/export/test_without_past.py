@@ -9,12 +9,13 @@ import pytest
 import torch
 import transformers
 
-from compressor import pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.decoder import Decoder
 from compressor.errors import LimitMissedError
 from compressor.export import causal_lm, decoder_cases
-from compressor.session import load_model, open_session, save_model
+from compressor.graph.decoder import Decoder
+from compressor.graph.session import load_model, open_session, save_model
+from compressor.recipe import recipe
 from tests import architectures, decoders
 
 ARCHITECTURES = {  # whether the graph reads positions

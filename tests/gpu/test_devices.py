@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor import pipeline, recipe
+from compressor import pipeline
+from compressor.graph.session import load_model, open_session, save_model
 from compressor.providers import backends, libraries, observed, prediction
 from compressor.providers.kernels import CUDA, PROVIDERS
-from compressor.session import load_model, open_session, save_model
+from compressor.recipe import recipe
 from tests import graphs
 
 pytestmark = pytest.mark.gpu

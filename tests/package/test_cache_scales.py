@@ -9,11 +9,12 @@ import onnx_ir as ir
 import pytest
 
 import passes
-from compressor import catalog, decoder
-from compressor.decoder import DecoderSession
+from compressor import catalog
+from compressor.graph import decoder
+from compressor.graph.decoder import DecoderSession
+from compressor.graph.session import open_session
 from compressor.package import cache_scales
 from compressor.package.attention import Rotary
-from compressor.session import open_session
 from tests.decoders import Exported, tokens
 
 HEADS, COUNT, SIZE = 2, 40, 16

@@ -9,12 +9,12 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from compressor import recipe
 from compressor.errors import RecipeError
 from compressor.package import embeddings as packaged
 from compressor.quantize import store
 from compressor.quantize.embeddings import find_tables, misfits, round_tables
 from compressor.quantize.qtensor import Grid
+from compressor.recipe import recipe
 from tests import graphs, laws
 
 WORDS, WIDTH = 37, 96

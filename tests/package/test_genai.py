@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from compressor import builtin, pipeline, recipe
+from compressor import builtin, pipeline
 from compressor.artifact import Artifact, Shelf, open_artifact
-from compressor.decoder import Decoder, DecoderSession
+from compressor.data.vocabulary import Vocabulary
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import load_model, open_session
 from compressor.package import genai
-from compressor.session import load_model, open_session
-from compressor.vocabulary import Vocabulary
+from compressor.recipe import recipe
 from tests.conftest import FirstRun
 from tests.decoders import ARCHITECTURES, Exported
 

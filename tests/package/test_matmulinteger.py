@@ -12,9 +12,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from compressor import quantizing, recipe
 from compressor.artifact import Artifact
 from compressor.errors import RequestError
+from compressor.graph.session import open_session
 from compressor.package import matmulinteger
 from compressor.progress import identity
 from compressor.quantize.linears import find_linears
@@ -22,7 +22,8 @@ from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rewritten import refuse_quantized
 from compressor.quantize.rtn import RoundToNearest
-from compressor.session import open_session
+from compressor.recipe import recipe
+from compressor.stages import quantizing
 from tests import graphs, laws
 
 TEXT = """(float[N,T,24] x) => (float[N,T,8] y) {

@@ -9,12 +9,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from compressor.graph.session import open_session
 from compressor.package import matmulnbits
 from compressor.package.matmulnbits import CELL_BITS, pack, replace_linears, unpack
 from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.session import open_session
 from tests import graphs, laws
 from tests.qtensors import SHAPES, assert_equal, packed_and_dequantized, random_tensor, three_linears
 

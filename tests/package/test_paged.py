@@ -11,13 +11,14 @@ import onnx_ir as ir
 import pytest
 
 import passes
-from compressor import catalog, decoder
-from compressor.decoder import Decoder, DecoderSession
+from compressor import catalog
 from compressor.errors import RequestError
-from compressor.limits import Paged
+from compressor.graph import decoder
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.paged_decoder import PAGED_CONFIG, PAGED_MODEL, PagedSession, Row, feeds
+from compressor.graph.session import external_files, load_model, open_session
 from compressor.package import attention, cache_scales, paged, paging, window
-from compressor.paged_decoder import PAGED_CONFIG, PAGED_MODEL, PagedSession, Row, feeds
-from compressor.session import external_files, load_model, open_session
+from compressor.recipe.limits import Paged
 from compressor.validate import paged as check
 from compressor.validate.subject import Subject
 from tests.decoders import ARCHITECTURES, Exported, tokens

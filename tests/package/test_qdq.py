@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from compressor.graph.session import open_session
 from compressor.package import qdq
 from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.session import open_session
 from tests import graphs, laws
 from tests.qtensors import packed_and_dequantized, random_tensor
 

@@ -9,11 +9,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from compressor.graph.session import open_session
 from compressor.package.qdq_embeddings import replace_tables
 from compressor.quantize import store
 from compressor.quantize.embeddings import find_tables, round_tables
 from compressor.quantize.qtensor import Grid
-from compressor.session import open_session
 from tests import graphs, laws
 
 WORDS, WIDTH = 37, 96

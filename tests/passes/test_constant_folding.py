@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor import session
+from compressor.graph import session
 from passes.constant_folding import ConstantFolding
 from passes.import_normalization import ImportNormalization
 from tests import graphs, laws, moving_graphs

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from compressor import narrow
+from compressor.graph import narrow
 from passes import run_passes
 from passes.half_precision import HalfPrecision
 from passes.import_normalization import ImportNormalization

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor.session import load_model, open_session, save_model
+from compressor.graph.session import load_model, open_session, save_model
 from passes.dead_node_elimination import DeadNodeElimination
 from passes.projection_packing import ProjectionPacking
 from tests import laws

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from compressor.errors import RequestError
+from compressor.graph.session import ON_CPU
 from compressor.providers import backends
-from compressor.session import ON_CPU
 from tests import graphs
 
 PROFILE = {"x": {"min": [1, 3], "opt": [1, 3], "max": [8, 3]}}

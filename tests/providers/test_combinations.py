@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from compressor import catalog, recipe
+from compressor import catalog
 from compressor.errors import RecipeError, RequestError
 from compressor.providers import combinations, kernels
 from compressor.providers.combinations import Wanted
 from compressor.providers.kernels import CPU, CUDA
+from compressor.recipe import recipe
 from tests.conftest import Outcome
 
 

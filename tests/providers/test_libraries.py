@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import MachineError
+from compressor.graph.session import Backend, open_session
 from compressor.providers import libraries, stubs
 from compressor.providers.kernels import CPU, CUDA, TENSORRT
-from compressor.session import Backend, open_session
 from tests import graphs
 from tests.conftest import FirstRun, Outcome
 

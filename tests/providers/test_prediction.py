@@ -11,9 +11,9 @@ import onnx_ir as ir
 import pytest
 
 from compressor.errors import RequestError
+from compressor.graph.session import save_model
 from compressor.providers import kernels, prediction
 from compressor.providers.prediction import Prediction
-from compressor.session import save_model
 from tests import graphs
 from tests.conftest import Outcome
 from tests.decoders import Exported

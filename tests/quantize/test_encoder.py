@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from compressor import pipeline, recipe, samples, sources
+from compressor import pipeline, sources
 from compressor.artifact import Artifact, Shelf
-from compressor.limits import Agreement
-from compressor.session import load_model
+from compressor.data import samples
+from compressor.graph.session import load_model
+from compressor.recipe import recipe
+from compressor.recipe.limits import Agreement
 from compressor.validate import outputs
 from compressor.validate.subject import Subject
 from tests import architectures

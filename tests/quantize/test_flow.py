@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from compressor.decoder import Feeds
 from compressor.errors import RequestError
+from compressor.graph.decoder import Feeds
 from compressor.quantize.flow import Flow
 from compressor.quantize.linears import Linear, find_linears
 from compressor.quantize.qtensor import Grid

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from compressor.graph.session import load_model, save_model
 from compressor.quantize.linears import find_linears
-from compressor.session import load_model, save_model
 from tests import graphs
 from tests.decoders import Exported
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.decoder import Feeds
+from compressor.graph.decoder import Feeds
 from compressor.progress import identity
 from compressor.quantize import decompose, store
 from compressor.quantize.linears import find_linears

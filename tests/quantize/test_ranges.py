@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.decoder import Feeds
 from compressor.errors import RequestError
+from compressor.graph.decoder import Feeds
 from compressor.quantize import ranges
 from compressor.quantize.ranges import Range, observe
 from tests import graphs

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from compressor.artifact import digest
-from compressor.session import save_model
+from compressor.graph.session import save_model
 from tests import graphs, ranks_worker
 from tests.conftest import ROOT, FirstRun
 

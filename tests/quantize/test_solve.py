@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from compressor.decoder import Feeds
+from compressor.graph.decoder import Feeds
 from compressor.progress import identity
 from compressor.quantize import solve, store
 from compressor.quantize.gptq import Gptq

@@ -12,15 +12,15 @@ import onnx.reference
 import onnx_ir as ir
 import pytest
 
-from compressor.decoder import Feeds
 from compressor.errors import RequestError
-from compressor.methods import StaticQdq
+from compressor.graph.decoder import Feeds
+from compressor.graph.session import open_session
 from compressor.progress import identity
 from compressor.quantize import pairs, static_qdq
 from compressor.quantize.pairs import Form
 from compressor.quantize.ranges import Range
 from compressor.quantize.rewritten import Rewritten
-from compressor.session import open_session
+from compressor.recipe.methods import StaticQdq
 from tests import graphs, laws
 
 # A block of a residual network: shortcut by stride and padding, sum, Relu, pool, product.

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor import pipeline, recipe, sources
+from compressor import pipeline, sources
 from compressor.artifact import Shelf
-from compressor.decoder import Decoder, DecoderSession
+from compressor.graph.decoder import Decoder, DecoderSession
+from compressor.graph.session import load_model, open_session
 from compressor.package import genai, paged
+from compressor.recipe import recipe
 from compressor.serve.backend import Backend, Limits, Request
 from compressor.serve.served import Served
-from compressor.session import load_model, open_session
 
 Logits = Callable[[Sequence[int]], np.ndarray]
 

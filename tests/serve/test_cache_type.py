@@ -10,17 +10,20 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from compressor import cache_calibration, calibration, recipe, sources
+from compressor import sources
+from compressor.data import calibration
+from compressor.data.vocabulary import Vocabulary
 from compressor.errors import RequestError
-from compressor.limits import Paged, Perplexity
+from compressor.graph.paged_decoder import PAGED_MODEL
+from compressor.graph.session import load_model
 from compressor.package import paged
-from compressor.paged_decoder import PAGED_MODEL
+from compressor.recipe import recipe
+from compressor.recipe.limits import Paged, Perplexity
 from compressor.serve.backend import Limits
 from compressor.serve.served import BACKENDS, Served
-from compressor.session import load_model
+from compressor.stages import cache_calibration
 from compressor.validate import paged as check
 from compressor.validate.subject import Subject as Side
-from compressor.vocabulary import Vocabulary
 from tests.serve.conftest import Subject
 from tests.serve.serving import mixed, serve
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from compressor.paged_decoder import PAGED_CONFIG, PAGED_MODEL
+from compressor.graph.paged_decoder import PAGED_CONFIG, PAGED_MODEL
 from tests.conftest import Outcome
 from tests.serve.conftest import Subject
 

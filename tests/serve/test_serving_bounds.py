@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from compressor.artifact import MODEL
-from compressor.paged_decoder import PAGED_MODEL
+from compressor.graph.paged_decoder import PAGED_MODEL
 from compressor.serve.backend import Backend, Limits, Request, Tally
 from compressor.serve.padded import Padded
 from compressor.serve.reference import Reference

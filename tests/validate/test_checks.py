@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compressor.calibration import Windows
+from compressor.data.calibration import Windows
 from compressor.errors import RequestError
-from compressor.limits import Agreement, Layers, Perplexity, Size, Speed
-from compressor.report import Measurement
-from compressor.session import save_model
+from compressor.graph.session import save_model
+from compressor.recipe.limits import Agreement, Layers, Perplexity, Size, Speed
+from compressor.report.report import Measurement
 from compressor.validate import agreement, layers, perplexity, size, speed, structure
 from compressor.validate.subject import Subject
 from tests import graphs

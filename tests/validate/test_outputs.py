@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from compressor.data.samples import Samples
 from compressor.errors import RequestError
-from compressor.limits import Accuracy, Agreement
-from compressor.report import Measurement
-from compressor.samples import Samples
-from compressor.session import save_model
+from compressor.graph.session import save_model
+from compressor.recipe.limits import Accuracy, Agreement
+from compressor.report.report import Measurement
 from compressor.validate import accuracy, outputs
 from compressor.validate.subject import Subject
 from tests import graphs

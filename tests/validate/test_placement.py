@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from compressor.limits import Latency, Placement
+from compressor.graph.session import save_model
 from compressor.providers import prediction
-from compressor.report import Measurement
-from compressor.session import save_model
+from compressor.recipe.limits import Latency, Placement
+from compressor.report.report import Measurement
 from compressor.validate import latency, placement
 from compressor.validate.subject import Subject
 from tests import graphs

@@ -1,0 +1,83 @@
+"""How a command ends: every outcome is a line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from compressor.command.arguments import INTERRUPTED
+from compressor.command.terminal import say
+from compressor.errors import BUG, DONE, MACHINE_CANNOT, CompressError, LimitMissedError
+
+if TYPE_CHECKING:
+    from compressor.artifact import Artifact
+    from compressor.report.report import Report
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run a command; whatever it raises becomes its line and its code."""
+    try:
+        result = command()
+        return result if isinstance(result, int) else DONE
+    except CompressError as error:
+        say(*str(error).splitlines())
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from the last finished stage")
+        return INTERRUPTED
+    except MemoryError:
+        say("out of memory; fewer calibration samples or a machine with more would help")
+        return MACHINE_CANNOT
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        say(f"this is a bug in compress: {type(error).__name__}: {error}. Please report the lines above")
+        return BUG
+
+
+def among_ranks(command: Callable[[], object]) -> int:
+    """The first process runs the command, the others what it shares out; all end with its code."""
+    from compressor.quantize import ranks
+
+    if (code := guarded(ranks.join)) != DONE:
+        return code
+    if not ranks.leads():
+        return guarded(ranks.follow)
+    code = guarded(command)
+    ranks.dismiss(code)
+    return code
+
+
+def leave(code: int) -> None:
+    """End at once where nobody else is at work: Python would take itself apart, for a tenth of a short command's time.
+
+    Returns where it has to be Python's own end: another thread runs, or what was printed cannot be delivered.
+    """
+    if threading.active_count() > 1:
+        return
+    atexit._run_exitfuncs()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def fail_on_fallbacks(made: Artifact, *, strict: bool) -> None:
+    """Say what fell back. Raises: LimitMissedError under `--strict`."""
+    fallbacks = made.facts["fallbacks"]
+    say(*fallbacks)
+    if strict and fallbacks:
+        raise LimitMissedError(f"{len(fallbacks)} fallbacks; --strict counts each")
+
+
+def fail_by_verdict(report: Report, *, strict: bool) -> None:
+    """Raises: LimitMissedError with every verdict but the good one."""
+    verdict = report.verdict(strict=strict)
+    if verdict != "passed":
+        raise LimitMissedError(verdict)

@@ -1,0 +1,46 @@
+"""The keys of the stages: what a stage's result depends on, hashed. Equal keys, equal bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor import artifact, catalog
+from compressor.data import corpus
+from compressor.recipe.recipe import Recipe
+from compressor.stages import optimizing
+
+Keyed = tuple[str, dict[str, Any]]  # the key of a stage, and the options that shape it
+
+
+def export(source_sha256: str, recipe: Recipe) -> Keyed:
+    options = recipe.export.model_dump(mode="json")
+    return artifact.key("export", source_sha256, options), options
+
+
+def optimize(exported: str, recipe: Recipe) -> Keyed:
+    return optimizing.key(exported, recipe)
+
+
+def quantize(optimized: str, recipe: Recipe) -> Keyed:
+    """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
+    options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json", exclude_none=True)}
+    options["scheme"] = recipe.scheme
+    options["half_scales"] = catalog.FORMATS[recipe.format].half_scales
+    if recipe.quantize.name in catalog.REWRITERS:
+        options["target"] = recipe.target
+    if not recipe.quantize.calibrated:
+        return artifact.key("quantize", optimized, options), options
+    options["calibration"] = recipe.calibration.model_dump(mode="json")
+    options["images"] = recipe.images.model_dump(mode="json")
+    text = corpus.fingerprint(recipe.calibration.source)
+    return artifact.key("quantize", optimized, options, text), options
+
+
+def package(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
+    """The scales of an 8-bit cache depend on text."""
+    options = recipe.package.model_dump(mode="json") | {"format": recipe.format, "target": recipe.target}
+    if not recipe.package.calibrated:
+        return artifact.key("package", optimized, quantized, options), options
+    options["calibration"] = recipe.calibration.model_dump(mode="json")
+    text = corpus.fingerprint(recipe.calibration.source)
+    return artifact.key("package", optimized, quantized, options, text), options
