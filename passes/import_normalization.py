@@ -12,6 +12,7 @@ constants      initializers of the main graph, instead of nodes and initializers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -92,10 +93,10 @@ OURS = "compress"  # our exporters write the sizes that torch.export proved, nam
 NORMAL = "normal"  # key in `Model.meta`: what stands between inputs and outputs was inferred, not claimed
 
 
-def _since(op_type: str, opset: int) -> int:
+def _since(op_type: str, opset: int, domain: str = "") -> int:
     """The opset that brought an operator in the form that `opset` has."""
     try:
-        return int(onnx.defs.get_schema(op_type, opset, "").since_version)
+        return int(onnx.defs.get_schema(op_type, opset, domain).since_version)
     except onnx.defs.SchemaError:
         return opset
 
@@ -121,11 +122,28 @@ def _sort(root: ir.Graph) -> bool:
 
 
 def _inline(model: ir.Model) -> bool:
+    """Functions whose operators have the form that the model's own opset gives them; the others stay."""
     if not model.functions:
         return False
     from onnx_ir.passes.common import InlinePass  # brings all passes of onnx_ir: as long as ours take to load
 
-    return InlinePass()(model).modified
+    agreeing = [one for one in model.functions.values() if _agrees(one, model.opset_imports)]
+    for function in agreeing:
+        function.opset_imports.update(
+            (one, model.opset_imports.get(one, own)) for one, own in [*function.opset_imports.items()]
+        )
+    return InlinePass(lambda function: function in agreeing)(model).modified
+
+
+def _agrees(function: ir.Function, opsets: Mapping[str, int]) -> bool:
+    own = {
+        domain: version for domain, version in function.opset_imports.items() if opsets.get(domain, version) != version
+    }
+    return all(
+        _since(node.op_type, own[node.domain], node.domain) == _since(node.op_type, opsets[node.domain], node.domain)
+        for node in every_node(function.graph)
+        if node.domain in own
+    )
 
 
 def _lift_constants(model: ir.Model) -> bool:

@@ -1,4 +1,4 @@
-"""A file -> a graph, with what onnx_ir leaves out: sparse weights, and the data of attributes that lies in other files.
+"""A file -> a graph, with what onnx_ir leaves out: sparse weights, maps, and attributes whose data lies in other files.
 
 Whose data is not where it may be is refused by whoever asks for the graph; see session.py.
 """
@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import external_data
 
+from compressor.graph import maps
+
 MOST_ENTRIES = 1 << 28  # of a sparse weight, once the zeros are written too
 
 
@@ -22,11 +24,14 @@ def read(path: Path) -> ir.Model:
     import onnx
 
     proto = onnx.load(path, load_external_data=False)
+    types = maps.take_out(proto.graph, _graphs(proto.graph))
     for graph in _graphs(proto.graph):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse))
         del graph.sparse_initializer[:]
     model: ir.Model = ir.from_proto(proto)
+    if types:
+        model.graph.meta[maps.TYPES] = types
     for root in _roots(model):
         external_data.set_base_dir(root, path.parent)
     return model

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import onnx_ir as ir
 
 from compressor.errors import MachineError, RequestError, in_a_line
-from compressor.graph import scratch
+from compressor.graph import maps, scratch
 from compressor.graph.reading import embed_attributes, external_tensors, read
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def load_model(path: Path) -> ir.Model:
 def save_model(model: ir.Model, path: Path) -> None:
     """Write a graph and, beside it, `<name>.data` with every tensor above 256 bytes, streamed one at a time."""
     ir.save(model, path, external_data=f"{path.name}.data")
+    maps.put_back_into(path, model)
 
 
 def graph_nbytes(path: Path) -> int:
@@ -231,6 +232,7 @@ def _given(
         if found.folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(found.folder))
         proto: Any = ir.to_proto(model)
+        maps.put_back(proto, model)
         if lean:
             _weights_when_read(proto.graph)
         yield proto.SerializeToString(), found.mapped

@@ -16,14 +16,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compressor.graph import probe
-from compressor.graph.session import graph_nbytes, open_session
+from compressor.graph.session import graph_nbytes, load_model, open_session
 from passes.proof import RANDOM, DisproofError, Reference
 
 QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
 
 
 def judge(original: Path, result: Path) -> dict[str, Any]:
-    before, after = ir.load(original), ir.load(result)
+    before, after = load_model(original), load_model(result)
     for model in (before, after):
         model.graph.sort()
     inputs = probe.find(before)

@@ -35,6 +35,18 @@ def test_functions_are_inlined() -> None:
     assert not model.functions
 
 
+def test_a_function_of_another_opset_is_inlined_where_its_operators_are_the_same() -> None:
+    """Add and Identity of 15 are those of 17; ReduceMax of 13, whose axes are an attribute, is not that of 18."""
+    text = """<ir_version: 8, opset_import: ["": 18, "own": 1]> g (float[2] x) => (float[1] y) {
+            h = own.same(x)  y = own.other(h)
+        }
+        <domain: "own", opset_import: ["": 15]> same (a) => (b) { b = Add(a, a) }
+        <domain: "own", opset_import: ["": 13]> other (a) => (b) { b = ReduceMax<axes = [0]>(a) }"""
+    model = normal(ir.from_proto(graphs.onnx.parser.parse_model(text)))
+    assert [node.op_type for node in model.graph] == ["Add", "other"]
+    assert [function.name for function in model.functions.values()] == ["other"]
+
+
 def test_weights_before_ir_4_are_nobodys_choice_and_later_defaults_stay() -> None:
     text = "(float[2] x, float[2] w) => (float[2] y) { y = Add(x, w) }"
     old = normal(graphs.build(text, opset=8, ir_version=3, w=graphs.normal(2)))
