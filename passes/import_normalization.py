@@ -46,7 +46,7 @@ class ImportNormalization(ir.passes.InPlacePass):
             _sort(model.graph),
             self._lower_versions(model),
             _settle_ir_version(model),
-            _inline(model),
+            inline(model),
             make_names_unique(model.graph),
             _lift_constants(model),
         ]
@@ -121,7 +121,7 @@ def _sort(root: ir.Graph) -> bool:
     return before != [list(graph) for graph in graphs]
 
 
-def _inline(model: ir.Model) -> bool:
+def inline(model: ir.Model) -> bool:
     """Functions whose operators have the form that the model's own opset gives them; the others stay."""
     if not model.functions:
         return False

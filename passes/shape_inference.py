@@ -132,6 +132,14 @@ def _numbers(shape: ir.Shape | None) -> list[int | None] | None:
 
 def _abstract(model: ir.Model) -> onnx.ModelProto:
     """The model without its large weights, and without the shapes that its outputs declare."""
+    proto = without_large_weights(model)
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return proto
+
+
+def without_large_weights(model: ir.Model) -> onnx.ModelProto:
+    """They are inputs of the same type and shape."""
     graph = model.graph
     inputs, weights = list(graph.inputs), [v for v in graph.initializers.values() if _is_large(v.const_value)]
     try:
@@ -144,8 +152,6 @@ def _abstract(model: ir.Model) -> onnx.ModelProto:
         graph.inputs.extend(inputs)
         for value in weights:
             graph.register_initializer(value)
-    for output in proto.graph.output:
-        output.type.tensor_type.ClearField("shape")
     return proto
 
 

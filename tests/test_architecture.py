@@ -80,7 +80,11 @@ def test_the_graph_side_of_quantization_sees_no_solver(name: str) -> None:
         ("cli", set()),
         ("compressor.pipeline", {"cli", "compressor.planning"}),
         ("compressor.stages.optimizing", {"cli", "compressor.stages.keys", "compressor.pipeline"}),
-        ("passes", {"compressor.stages.optimizing"}),
+        # beside the stage that runs them: who asks what follows from a graph
+        (
+            "passes",
+            {"compressor.stages.optimizing", "compressor.graph.value_types", "compressor.providers.graph_types"},
+        ),
         ("compressor.stages.quantizing", {"compressor.pipeline"}),
         ("compressor.quantize.solve", {"compressor.stages.quantizing"}),
         ("compressor.export.causal_lm", {"compressor.export.text_generation"}),

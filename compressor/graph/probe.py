@@ -73,7 +73,7 @@ class Probe:
         for at, feeds in enumerate(self.calls):
             for name, value in _answer(session, feeds).items():
                 kept = self.decoder.promised(name, value, feeds) if self.decoder else value
-                found |= _arrays(f"{name} of call {at}", kept)
+                found |= arrays(f"{name} of call {at}", kept)
         return found
 
 
@@ -94,7 +94,7 @@ def find(model: ir.Model, seed: int = 0, *, threads: int = 0) -> Probe | None:
     answers: Outputs = {}
     for at, (_, call) in enumerate(found):
         for name, value in call.items():
-            answers |= _arrays(f"{name} of call {at}", value)
+            answers |= arrays(f"{name} of call {at}", value)
     return Probe(
         tuple(feeds for feeds, _ in found), known=(model, answers), one_size=free and len(found) == 1, threads=threads
     )
@@ -118,11 +118,11 @@ def _seen(name: str, value: NDArray[np.generic]) -> NDArray[np.generic]:
     return shown
 
 
-def _arrays(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.generic]]]:
+def arrays(name: str, value: Any) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """What an output holds: one array, those of a sequence, keys and values of a map, or nothing."""
     if isinstance(value, list):
         for place, item in enumerate(value):
-            yield from _arrays(f"{name}, item {place}", item)
+            yield from arrays(f"{name}, item {place}", item)
     elif isinstance(value, Mapping):
         yield from ((f"{name}, keys", np.array(list(value))), (f"{name}, values", np.array(list(value.values()))))
     elif value is not None:

@@ -23,7 +23,13 @@ def read(path: Path) -> ir.Model:
     """Tensors that lie in other files stay there, mapped. Raises: whatever protobuf, onnx and onnx_ir do."""
     import onnx
 
-    proto = onnx.load(path, load_external_data=False)
+    model = from_message(onnx.load(path, load_external_data=False))
+    for root in _roots(model):
+        external_data.set_base_dir(root, path.parent)
+    return model
+
+
+def from_message(proto: Any) -> ir.Model:
     types = maps.take_out(proto.graph, _graphs(proto.graph))
     for graph in _graphs(proto.graph):
         for sparse in graph.sparse_initializer:
@@ -32,8 +38,6 @@ def read(path: Path) -> ir.Model:
     model: ir.Model = ir.from_proto(proto)
     if types:
         model.graph.meta[maps.TYPES] = types
-    for root in _roots(model):
-        external_data.set_base_dir(root, path.parent)
     return model
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+
+from compressor.graph.reading import from_message
+from passes.shape_inference import without_large_weights
 
 SEQUENCES = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"})
 
@@ -18,7 +21,15 @@ def state(model: ir.Model) -> None:
 
 def infer(model: ir.Model) -> None:
     """Say what types and shapes follow from the graph, in place; of sequences neither."""
-    ShapeInferencePass(check_type=False, strict_mode=False)(model)  # one node that is not understood is one
+    inferred = from_message(onnx.shape_inference.infer_shapes(without_large_weights(model), data_prop=True))
+    for graph, known in zip(model.graphs(), inferred.graphs(), strict=True):
+        values, found = map(ir.convenience.create_value_mapping, (graph, known))
+        for name in values.keys() & found.keys():
+            shape, dtype = found[name].shape, found[name].dtype
+            if shape is not None:
+                values[name].shape = shape
+            if dtype is not None:
+                values[name].dtype = dtype
     _leave_sequences(model)
 
 

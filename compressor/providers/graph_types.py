@@ -16,7 +16,10 @@ import onnx_ir as ir
 from onnx import inliner
 from onnx_ir.passes import common
 
+from compressor.graph import value_types
+from compressor.graph.reading import from_message
 from compressor.providers import kernels
+from passes.import_normalization import inline
 
 # Outputs whose type an attribute names: an element type as a number, or a tensor that has one.
 TYPE_ATTRIBUTE = {
@@ -32,10 +35,9 @@ def prepared(model: ir.Model) -> ir.Model:
     """A copy as ONNX Runtime sees it before it places nodes: functions inlined, constants lifted, types known."""
     model.graph.sort()  # files need not be in order, and a clone does
     twin = model.clone()
-    if twin.functions:
-        common.InlinePass()(twin)
+    inline(twin)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(twin)
-    twin = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(twin).model
+    value_types.infer(twin)
     _propagate(twin.graph, twin.opset_imports)
     return twin
 
@@ -57,8 +59,7 @@ def inlined(model: ir.Model, operators: set[tuple[str, str]]) -> ir.Model | None
         result = inliner.inline_selected_functions(proto, sorted(operators), inline_schema_functions=True)
     except RuntimeError:  # a function that depends on a type nobody knows
         return None
-    twin: ir.Model = ir.from_proto(result)
-    return twin
+    return from_message(result)
 
 
 def type_of(value: ir.Value | None) -> str | None:

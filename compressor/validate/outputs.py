@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.graph import probe
 from compressor.graph.decoder import Feeds
 from compressor.recipe.limits import Agreement
 from compressor.report.report import Measurement
@@ -57,13 +58,20 @@ def measure(
 def _pairs(candidate: Subject, reference: Subject, calls: Sequence[Feeds]) -> Iterator[tuple[str, Array, Array]]:
     names = [one.name for one in reference.session.get_outputs()]
     for at, feeds in enumerate(calls):
-        ours, theirs = (side.session.run(names, dict(feeds)) for side in (candidate, reference))
-        yield from ((f"{name} of call {at}", *arrays) for name, *arrays in zip(names, ours, theirs, strict=True))
+        answers = (side.session.run(names, dict(feeds)) for side in (candidate, reference))
+        for name, *pair in zip(names, *answers, strict=True):
+            ours, theirs = (dict(probe.arrays(f"{name} of call {at}", one)) for one in pair)
+            if ours.keys() == theirs.keys():
+                yield from ((item, ours[item], theirs[item]) for item in theirs)
+            else:  # a sequence or a map of another length, and something in the place of nothing
+                yield f"{name} of call {at}, items", np.array(len(ours)), np.array(len(theirs))
 
 
 def _difference(ours: Array, theirs: Array) -> float:
-    if ours.shape != theirs.shape:
+    if ours.shape != theirs.shape or ours.dtype.kind != theirs.dtype.kind:
         return math.inf
+    if theirs.dtype.kind in "OSU":  # text
+        return 0.0 if np.array_equal(ours, theirs) else math.inf
     difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0)
     return float(difference) if np.isfinite(difference) else math.inf
 

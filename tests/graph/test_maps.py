@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from compressor.artifact import MODEL, Shelf
 from compressor.graph.session import load_model, open_session, save_model
+from compressor.providers import prediction
 from compressor.sources import open_input
 from compressor.stages import optimizing
 
@@ -65,3 +66,9 @@ def test_a_graph_that_takes_a_dictionary_is_read_and_written(tmp_path: Path) -> 
     for given in (model, tmp_path / "b.onnx"):
         (y,) = open_session(given, "exact").run(None, {"x": {"b": 2.0}})
         np.testing.assert_array_equal(y, [[0, 2]])
+
+
+def test_where_such_a_graph_runs_is_told(tmp_path: Path) -> None:
+    classifier(tmp_path / "a.onnx")
+    predicted = prediction.predict(load_model(tmp_path / "a.onnx"), "cpu")
+    assert predicted.verdict(strict=True) == prediction.RUNS

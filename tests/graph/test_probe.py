@@ -68,8 +68,8 @@ def test_sequences_maps_and_nothing_are_compared_by_their_arrays() -> None:
     found = probe.find(parts)
     assert found is not None
     assert set(found(parts)) == {"s of call 0, item 0", "s of call 0, item 1"}
-    assert dict(probe._arrays("m", [{3: 0.5, 7: 0.25}])).keys() == {"m, item 0, keys", "m, item 0, values"}
-    assert not dict(probe._arrays("nothing", None))
+    assert dict(probe.arrays("m", [{3: 0.5, 7: 0.25}])).keys() == {"m, item 0, keys", "m, item 0, values"}
+    assert not dict(probe.arrays("nothing", None))
 
 
 def test_an_unseeded_draw_hides_no_other_output() -> None:

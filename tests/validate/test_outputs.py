@@ -53,6 +53,28 @@ def test_passes_on_equal_graphs_and_fails_on_one_spoiled_weight(factor: float, s
     assert difference.note == "y of call 0"
 
 
+@pytest.mark.parametrize(
+    ("type_", "node", "alike", "other"),
+    [
+        ("seq(float[N,M])", "SequenceConstruct(x, k)", "float[1] k = {1}", "float[1] k = {2}"),
+        ("seq(float[N,M])", "SequenceConstruct(x, k)", "float[1] k = {1}", "float[2] k = {1, 1}"),
+        ("seq(float[N,M])", "SplitToSequence<axis = 0>(x, k)", "int64[2] k = {1, 2}", "int64[1] k = {3}"),
+        ("string[2]", "Identity(k)", 'string[2] k = {"no", "yes"}', 'string[2] k = {"no", "no"}'),
+    ],
+)
+def test_sequences_are_compared_piece_by_piece_and_text_by_letters(
+    type_: str, node: str, alike: str, other: str, tmp_path: Path
+) -> None:
+    def subject(name: str, weight: str) -> Subject:
+        model = graphs.build(f"(float[3,3] x) => ({type_} y) <{weight}> {{ y = {node} }}", opset=21)
+        save_model(model, tmp_path / name)
+        return Subject(tmp_path / name, is_reference=name == "reference")
+
+    reference, calls = subject("reference", alike), [{"x": IDENTITY}]
+    assert outputs.measure(subject("alike", alike), reference, calls, LIMITS)[0].passed
+    assert not outputs.measure(subject("other", other), reference, calls, LIMITS)[0].passed
+
+
 def test_distances_by_hand(subject: Callable[..., Subject]) -> None:
     """The second row turns from [0, 1, 0] to [1, 1, 0]: 45 degrees; a tie goes to the first, which is another place."""
     turned = IDENTITY.copy()
