@@ -14,39 +14,51 @@ static inline float code(float weight, float scale, float zero, float top) {
     return nearest > top ? top : nearest;
 }
 
-/* Sum over rows of (decoded - weight)^2 for each column, a scale and a zero point for each. */
-void squared_error(const float *weight, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride, const float *scale,
-                   const float *zero, float top, int power, float *error) {
+/* Of several grids, a scale and a zero point for each column of each group of rows, the one with the least sum over rows
+   of (decoded - weight)^2, and that sum; the earlier one where two are alike. */
+void closest(const float *weight, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride,
+             const float *scales, const float *zeros, ptrdiff_t grids, float top, int power, float *scale, float *zero,
+             float *least) {
     ptrdiff_t step = (ptrdiff_t)1 << power;
-    for (ptrdiff_t from = 0; from < columns; from += LANES, weight += LANES, scale += LANES, zero += LANES, error += LANES) {
-        float sums[LEVELS][LANES] = {{0}};
-        for (ptrdiff_t row = 0; row < rows; row++) {
-            for (int lane = 0; lane < LANES; lane++) {
-                float given = weight[row * stride + lane];
-                float decoded = (code(given, scale[lane], zero[lane], top) - zero[lane]) * scale[lane];
-                float off = decoded - given;
-                sums[0][lane] += off * off;
-            }
-            for (int level = 1; level < LEVELS && (row + 1) % (step << (level - 1) * power) == 0; level++)
+    for (ptrdiff_t at = 0; at < groups * columns; at += LANES) {
+        const float *tile = weight + at / columns * rows * stride + at % columns;
+        for (ptrdiff_t grid = 0; grid < grids; grid++) {
+            const float *steps = scales + grid * groups * columns + at, *middles = zeros + grid * groups * columns + at;
+            float sums[LEVELS][LANES] = {{0}};
+            for (ptrdiff_t row = 0; row < rows; row++) {
                 for (int lane = 0; lane < LANES; lane++) {
-                    sums[level][lane] += sums[level - 1][lane];
-                    sums[level - 1][lane] = 0;
+                    float given = tile[row * stride + lane];
+                    float decoded = (code(given, steps[lane], middles[lane], top) - middles[lane]) * steps[lane];
+                    float off = decoded - given;
+                    sums[0][lane] += off * off;
                 }
-        }
-        for (int lane = 0; lane < LANES; lane++) {
-            error[lane] = sums[0][lane];
-            for (int level = 1; level < LEVELS; level++) error[lane] += sums[level][lane];
+                for (int level = 1; level < LEVELS && (row + 1) % (step << (level - 1) * power) == 0; level++)
+                    for (int lane = 0; lane < LANES; lane++) {
+                        sums[level][lane] += sums[level - 1][lane];
+                        sums[level - 1][lane] = 0;
+                    }
+            }
+            for (int lane = 0; lane < LANES; lane++) {
+                float error = sums[0][lane];
+                for (int level = 1; level < LEVELS; level++) error += sums[level][lane];
+                int better = grid == 0 || error < least[at + lane];
+                least[at + lane] = better ? error : least[at + lane];
+                scale[at + lane] = better ? steps[lane] : scale[at + lane];
+                zero[at + lane] = better ? middles[lane] : zero[at + lane];
+            }
         }
     }
 }
 
 /* The codes as bytes. */
-void encode(const float *weight, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride, const float *scale,
-            const float *zero, float top, uint8_t *codes, ptrdiff_t codes_stride) {
-    for (ptrdiff_t row = 0; row < rows; row++)
+void encode(const float *weight, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride,
+            const float *scale, const float *zero, float top, uint8_t *codes, ptrdiff_t codes_stride) {
+    for (ptrdiff_t row = 0; row < groups * rows; row++) {
+        const float *steps = scale + row / rows * columns, *middles = zero + row / rows * columns;
         for (ptrdiff_t column = 0; column < columns; column++)
             codes[row * codes_stride + column] =
-                (uint8_t)(int32_t)code(weight[row * stride + column], scale[column], zero[column], top);
+                (uint8_t)(int32_t)code(weight[row * stride + column], steps[column], middles[column], top);
+    }
 }
 
 /* GPTQ's rows of one stripe, one after another: each is rounded, and pulls those that follow by its error. */

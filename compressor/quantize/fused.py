@@ -1,7 +1,7 @@
 """One sweep over a tile of weights where torch makes eight: C, compiled for this processor where there is a compiler.
 
     prepare()                                     compiles, once; until then, and where that fails, all below say no
-    squared_error(tile, scale, zero, levels)      what Grid.fit asks of every grid that it tries
+    closest(tile, grids, levels)                  of the grids that Grid.fit tries, the one with the least error
     encode(tile, scale, zero, levels, codes)      the codes of the grid that it chose
     round_rows(target, shifted, pull, ...)        the column loop of GPTQ, a stripe at a time
 
@@ -17,8 +17,10 @@ import math
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from ctypes import c_float, c_int, c_ssize_t, c_void_p
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,10 +33,10 @@ LIMIT_SECONDS = 30
 LANES = 64  # columns that C goes over at a time; the last few of other numbers torch adds up in another order
 LEVELS, LEAST_POWER = 4, 4  # torch sums 16 rows, then 16 such sums and so on, four levels deep
 
-_TILE = (c_void_p, c_ssize_t, c_ssize_t, c_ssize_t, c_void_p, c_void_p, c_float)
+_TILE = (c_void_p, c_ssize_t, c_ssize_t, c_ssize_t, c_ssize_t, c_void_p, c_void_p)
 _SIGNATURES = {
-    "squared_error": (*_TILE, c_int, c_void_p),
-    "encode": (*_TILE, c_void_p, c_ssize_t),
+    "closest": (*_TILE, c_ssize_t, c_float, c_int, c_void_p, c_void_p, c_void_p),
+    "encode": (*_TILE, c_float, c_void_p, c_ssize_t),
     "round_rows": (
         *(c_void_p, c_void_p, c_ssize_t, c_ssize_t, c_void_p, c_ssize_t, c_ssize_t),
         *(c_void_p, c_void_p, c_ssize_t, c_float, c_void_p, c_void_p),
@@ -65,16 +67,21 @@ def prepare() -> None:
         _loaded.clear()
 
 
+def is_there() -> bool:
+    """Whether C does the sweeps over what lies in memory as it was told."""
+    return bool(_loaded)
+
+
 def _agrees() -> bool:
     """Whether C and torch give the same bits: a build of torch for another processor may multiply and add otherwise."""
     weight = torch.randn(40, LANES, generator=torch.Generator().manual_seed(0))
     scale, zero, levels = weight.abs().amax(0, keepdim=True) / 8, torch.full((1, LANES), 8.0), 15
     nearest = torch.addcdiv(zero, weight, scale).round_().clamp_(0, levels)
     codes, rounded, errors = torch.empty_like(weight, dtype=torch.uint8), torch.empty_like(weight), weight.clone()
-    error = squared_error(weight, scale, zero, levels)
+    one = closest(weight, [(scale, zero)], levels)
     encode(weight, scale, zero, levels, codes)
     round_rows(weight, weight, weight, scale.expand_as(weight), zero.expand_as(weight), levels, rounded, errors)
-    found = (error, codes, rounded[:1], errors[:1])
+    found = (one and one.error, codes, rounded[:1], errors[:1])
     wanted = (
         nearest.sub(zero).mul_(scale).sub_(weight).square_().sum(0, keepdim=True),
         nearest.to(torch.uint8),
@@ -84,21 +91,32 @@ def _agrees() -> bool:
     return all(one is not None and torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
-def squared_error(weight: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor | None:
-    """Sum over rows of (decoded - weight)^2, [1, columns], for weight [rows, columns] and scale, zero [1, columns]."""
-    if not _fits(weight, scale):
+class Closest(NamedTuple):
+    """Of several grids the one with the least squared error for each column, and that error; all [..., 1, columns]."""
+
+    scale: Tensor
+    zero: Tensor
+    error: Tensor
+
+
+def closest(weight: Tensor, grids: Sequence[tuple[Tensor, Tensor]], levels: int) -> Closest | None:
+    """Of grids, each a scale and a zero [..., 1, columns], the nearest to weight [..., rows, columns]."""
+    if not _fits(weight, grids[0][0]):
         return None
-    error = torch.empty_like(scale)
-    power = max(LEAST_POWER, math.ceil(math.log2(len(weight))) // LEVELS)
-    _loaded[0].squared_error(*_tile(weight, scale, zero, levels), power, error.data_ptr())
-    return error
+    scales, zeros = (torch.stack(parts) for parts in zip(*grids, strict=True))
+    found = Closest(*(torch.empty_like(scales[0]) for _ in Closest._fields))
+    power = max(LEAST_POWER, math.ceil(math.log2(weight.shape[-2])) // LEVELS)
+    tile, pointers = _tile(weight, scales, zeros), (one.data_ptr() for one in found)
+    _loaded[0].closest(*tile, len(grids), levels, power, *pointers)
+    return found
 
 
 def encode(weight: Tensor, scale: Tensor, zero: Tensor, levels: int, codes: Tensor) -> bool:
-    """Fill codes, uint8 [rows, columns]; False where it has to be done otherwise."""
-    if not _fits(weight, scale) or codes.stride(1) != 1:
+    """Fill codes, uint8 [..., rows, columns]; False where it has to be done otherwise."""
+    if not _fits(weight, scale) or not _rows_follow(codes):
         return False
-    _loaded[0].encode(*_tile(weight, scale, zero, levels), codes.data_ptr(), codes.stride(0))
+    scale, zero = scale.contiguous(), zero.contiguous()  # held while C reads them
+    _loaded[0].encode(*_tile(weight, scale, zero), levels, codes.data_ptr(), codes.stride(-2))
     return True
 
 
@@ -124,15 +142,20 @@ def round_rows(
 
 
 def _reads(weight: Tensor) -> bool:
-    return bool(_loaded) and weight.device.type == "cpu" and weight.dtype == torch.float32
+    return is_there() and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _fits(weight: Tensor, scale: Tensor) -> bool:
-    columns = weight.shape[-1]
-    dense = weight.ndim == 2 and weight.stride(1) == 1 and scale.shape == (1, columns) and columns % LANES == 0
-    return dense and _reads(weight)
+    whole = weight.shape[-1] % LANES == 0 and scale.shape == weight[..., :1, :].shape
+    return whole and _rows_follow(weight) and _reads(weight)
 
 
-def _tile(weight: Tensor, scale: Tensor, zero: Tensor, levels: int) -> tuple[object, ...]:
-    scale, zero = scale.contiguous(), zero.contiguous()
-    return (weight.data_ptr(), *weight.shape, weight.stride(0), scale.data_ptr(), zero.data_ptr(), levels)
+def _rows_follow(tile: Tensor) -> bool:
+    """Whether groups of rows lie one behind the other, and the columns of a row do."""
+    behind = tile.ndim == 2 or (tile.ndim == 3 and tile.stride(0) == tile.shape[1] * tile.stride(1))
+    return behind and tile.stride(-1) == 1
+
+
+def _tile(weight: Tensor, scale: Tensor, zero: Tensor) -> tuple[int, ...]:
+    *groups, rows, columns = weight.shape
+    return (weight.data_ptr(), math.prod(groups), rows, columns, weight.stride(-2), scale.data_ptr(), zero.data_ptr())

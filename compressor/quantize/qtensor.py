@@ -24,6 +24,7 @@ from torch import Tensor
 from compressor.quantize import fused
 
 PER_CHANNEL, PER_TENSOR = -1, 0
+ROWS = -2  # the axis along which weights share a scale
 # Shrinking a scale trades clipping of the largest weights for a finer grid on the rest. The best factor at 3 and 4
 # bits lies between 0.65 and 1 on trained weights, at 2 bits, where a step is as wide as the largest weight, between
 # 0.3 and 1; steps of 0.05 find it within the step. Where errors are carried on to other weights, 0.65 is the end at 2
@@ -104,19 +105,20 @@ class Grid:
         """The largest code."""
         return int(2**self.bits - 1)
 
-    def fit(self, weight: Tensor, dim: int = 0, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scale and zero (both float32) for weights that share them along `dim`, which is kept with size 1.
+    def fit(self, weight: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and zero, float32 [..., 1, columns], for weight [..., rows, columns] whose rows share them.
 
         importance: what the squared error of each weight counts, in a shape that broadcasts to theirs; none: all alike.
         """
-        spans = self._spans(weight, dim)
-        scale, zero = next(spans)
-        least = room = None
-        for candidate_scale, candidate_zero in spans:
-            if room is None or least is None:
-                room = torch.empty_like(weight)
-                least = self._squared_error(weight, scale, zero, dim, importance, room)
-            error = self._squared_error(weight, candidate_scale, candidate_zero, dim, importance, room)
+        (scale, zero), *others = grids = list(self._spans(weight))
+        if not others:
+            return scale, zero
+        if importance is None and (found := fused.closest(weight, grids, self.levels)):
+            return found.scale, found.zero
+        room = torch.empty_like(weight)
+        least = self._squared_error(weight, scale, zero, importance, room)
+        for candidate_scale, candidate_zero in others:
+            error = self._squared_error(weight, candidate_scale, candidate_zero, importance, room)
             better = error < least
             least = torch.where(better, error, least)
             scale, zero = torch.where(better, candidate_scale, scale), torch.where(better, candidate_zero, zero)
@@ -131,9 +133,9 @@ class Grid:
         if not fused.encode(weight, scale, zero, self.levels, codes):
             codes.copy_(self.encode(weight, scale, zero).to(torch.int32))  # to bytes: half the time
 
-    def _spans(self, weight: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _spans(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Every scale and zero that is tried, the plain one first."""
-        for scale, zero in _SPANS[self.scheme](weight, dim, self.bits, self._factors()):
+        for scale, zero in _SPANS[self.scheme](weight, self.bits, self._factors()):
             yield (_half(scale) if self.half_scales else scale), zero
 
     def _factors(self) -> list[float]:
@@ -142,22 +144,18 @@ class Grid:
         return [1 - SHRINK_STEP * step for step in range(steps)]
 
     def _squared_error(
-        self, weight: Tensor, scale: Tensor, zero: Tensor, dim: int, importance: Tensor | None, room: Tensor
+        self, weight: Tensor, scale: Tensor, zero: Tensor, importance: Tensor | None, room: Tensor
     ) -> Tensor:
-        if dim == 0 and importance is None:
-            fused_error = fused.squared_error(weight, scale, zero, self.levels)
-            if fused_error is not None:
-                return fused_error
         decoded = self.encode(weight, scale, zero, out=room).sub_(zero).mul_(scale)
         squared = decoded.sub_(weight).square_()
-        return (squared if importance is None else squared.mul_(importance)).sum(dim, keepdim=True)
+        return (squared if importance is None else squared.mul_(importance)).sum(ROWS, keepdim=True)
 
 
 Spans = Iterator[tuple[Tensor, Tensor]]
 
 
-def _absmax(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
-    yield from _up_to(torch.maximum(weight.amax(dim, keepdim=True), -weight.amin(dim, keepdim=True)), bits, factors)
+def _absmax(weight: Tensor, bits: int, factors: Sequence[float]) -> Spans:
+    yield from _up_to(torch.maximum(weight.amax(ROWS, keepdim=True), -weight.amin(ROWS, keepdim=True)), bits, factors)
 
 
 def _up_to(largest: Tensor, bits: int, factors: Sequence[float]) -> Spans:
@@ -167,15 +165,15 @@ def _up_to(largest: Tensor, bits: int, factors: Sequence[float]) -> Spans:
         yield scale, torch.full_like(scale, half)
 
 
-def _zero_point(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
-    low, high = weight.amin(dim, keepdim=True).clamp_max(0), weight.amax(dim, keepdim=True).clamp_min(0)
+def _zero_point(weight: Tensor, bits: int, factors: Sequence[float]) -> Spans:
+    low, high = weight.amin(ROWS, keepdim=True).clamp_max(0), weight.amax(ROWS, keepdim=True).clamp_min(0)
     for factor in factors:
         scale = _positive((high - low) * (factor / (2**bits - 1)))
         yield scale, (-low * factor / scale).round_().clamp_(0, 2**bits - 1)
 
 
-def _symmetric(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) -> Spans:
-    low, high = weight.amin(dim, keepdim=True), weight.amax(dim, keepdim=True)
+def _symmetric(weight: Tensor, bits: int, factors: Sequence[float]) -> Spans:
+    low, high = weight.amin(ROWS, keepdim=True), weight.amax(ROWS, keepdim=True)
     longest, half = torch.where(high > -low, high, low), 2 ** (bits - 1)
     for factor, (scale, zero) in zip(factors, _up_to(longest.abs(), bits, factors), strict=True):
         yield scale, zero
@@ -184,8 +182,8 @@ def _symmetric(weight: Tensor, dim: int, bits: int, factors: Sequence[float]) ->
     whole, middle = torch.where(longest == 0, torch.ones_like(longest), -longest / half), torch.full_like(longest, half)
     yield whole, middle
     one_sign = (low >= 0) | (high <= 0)
-    if weight.shape[dim] >= ONE_SIGN_ROWS and bool(one_sign.any()):
-        for scale, zero in _zero_point(weight, dim, bits, factors):
+    if weight.shape[ROWS] >= ONE_SIGN_ROWS and bool(one_sign.any()):
+        for scale, zero in _zero_point(weight, bits, factors):
             yield torch.where(one_sign, scale, whole), torch.where(one_sign, zero, middle)
 
 

@@ -6,14 +6,17 @@ per tensor.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from compressor.quantize import fused
 from compressor.quantize.qtensor import PER_TENSOR, Grid, QTensor, rows_of_group
 
-TILE_WEIGHTS = 1 << 17  # 512 KB of float32
+TILE_WEIGHTS = 1 << 17  # 512 KB of float32, which stay in a core's cache while torch goes over them eight times
+FUSED_TILE_WEIGHTS = 1 << 20  # where one sweep does it, and calls are what takes time
 STRIP = 64  # columns; torch sums by the vector, and the order of a sum must not depend on where strips begin
 
 
@@ -39,28 +42,40 @@ class RoundToNearest:
         codes = torch.empty(rows, columns, dtype=torch.uint8, device=weight.device)
         scales = torch.empty(len(groups), columns, device=weight.device)
         zeros = torch.empty(len(groups), columns, dtype=torch.uint8, device=weight.device)
-        for group, rows_of_one in enumerate(groups):
-            inner = None if importance is None else importance[rows_of_one]
-            for some in self._strips(rows_of_one, columns):
-                tile = _dense(weight[rows_of_one, some])
-                scale, zero = self._fit(tile, inner)
-                self.grid.encode_bytes(tile, scale, zero, codes[rows_of_one, some])
-                scales[group, some], zeros[group, some] = scale[0], zero[0]
+        for some, inside, strip in self._tiles(groups, columns):
+            count = some.stop - some.start
+            tile = _grouped(_dense(weight[inside, strip]), count)
+            scale, zero = self._fit(tile, None if importance is None else _grouped(importance[inside], count))
+            self.grid.encode_bytes(tile, scale, zero, _grouped(codes[inside, strip], count))
+            scales[some, strip], zeros[some, strip] = scale[:, 0], zero[:, 0]
         return QTensor(codes, scales, zeros, self.grid.bits, self.group_size)
 
-    def _strips(self, rows: slice, columns: int) -> list[slice]:
-        """Columns that are rounded at a time: a tile is gone over thirty times, and stays in a core's cache."""
-        if self.group_size == PER_TENSOR:
-            return [slice(0, columns)]
-        step = max(TILE_WEIGHTS // (rows.stop - rows.start) // STRIP * STRIP, STRIP)
-        return [slice(start, start + step) for start in range(0, columns, step)]
+    def _tiles(self, groups: Sequence[slice], columns: int) -> Iterator[tuple[slice, slice, slice]]:
+        """What is rounded at a time: some groups of as many rows, those rows, and some columns."""
+        rows, last = groups[0].stop - groups[0].start, len(groups) - 1  # which may be shorter
+        size = FUSED_TILE_WEIGHTS if fused.is_there() else TILE_WEIGHTS
+        step = columns if self.group_size == PER_TENSOR else max(size // rows // STRIP * STRIP, STRIP)
+        count = max(size // rows // columns, 1)
+        for some in [
+            *(slice(start, min(start + count, last)) for start in range(0, last, count)),
+            slice(last, last + 1),
+        ]:
+            inside = slice(groups[some.start].start, groups[some.stop - 1].stop)
+            for start in range(0, columns, step):
+                yield some, inside, slice(start, start + step)
 
-    def _fit(self, weight: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _fit(self, tile: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Scale and zero of each column of each group, [groups, 1, columns]."""
         if self.group_size != PER_TENSOR:
-            return self.grid.fit(weight, importance=importance)
-        spread = None if importance is None else importance.expand_as(weight).reshape(-1, 1)
-        scale, zero = self.grid.fit(weight.reshape(-1, 1), importance=spread)
-        return scale.repeat(1, weight.shape[1]), zero.repeat(1, weight.shape[1])
+            return self.grid.fit(tile, importance)
+        spread = None if importance is None else importance.expand_as(tile).reshape(-1, 1)
+        scale, zero = self.grid.fit(tile.reshape(-1, 1), spread)
+        return scale.expand(1, 1, tile.shape[-1]), zero.expand(1, 1, tile.shape[-1])
+
+
+def _grouped(tile: Tensor, count: int) -> Tensor:
+    """[rows, columns] -> [groups, rows of each, columns], in the same memory."""
+    return tile.view(count, len(tile) // count, tile.shape[1])
 
 
 def _dense(tile: Tensor) -> Tensor:

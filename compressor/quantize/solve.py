@@ -95,8 +95,10 @@ def without_data(
         weight = linear.read()
         tensor = (solver if isinstance(solver, Codebook) else at(solver, own.get(linear.name))).solve(weight)
         store.write(folder, linear.name, tensor)
-        step = column_step(weight.shape[1])  # a code book's blocks run across columns
-        W, some = (weight, tensor) if isinstance(tensor, CodebookTensor) else (weight[:, ::step], tensor.every(step))
+        W, some = weight, tensor
+        if isinstance(tensor, QTensor):  # a code book's blocks run across columns
+            step = column_step(weight.shape[1])
+            W, some = weight[:, ::step].contiguous(), tensor.every(step)
         power = float(W.square().sum())
         error = float((some.dequantize() - W).square().sum()) / power if power else 0.0
         return _row(linear, tensor) | {"weight_error": _number(error), "flags": _flags(tensor, worse=False)}

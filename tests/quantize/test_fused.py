@@ -10,7 +10,7 @@ import torch
 from compressor.quantize import fused
 from compressor.quantize.fused import LANES
 from compressor.quantize.gptq import Gptq
-from compressor.quantize.qtensor import PER_CHANNEL, Grid
+from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 
 
@@ -41,7 +41,9 @@ def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("scheme", ["absmax", "zero_point", "symmetric"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize(("rows", "group"), [(1, 1), (7, 7), (172, 32), (300, 128), (5000, PER_CHANNEL)])
+@pytest.mark.parametrize(
+    ("rows", "group"), [(1, 1), (7, 7), (172, 32), (300, 128), (5000, PER_CHANNEL), (90, PER_TENSOR)]
+)
 def test_rounding_has_the_bits_of_torch(
     rows: int, group: int, bits: int, scheme: str, compiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +72,7 @@ def test_gptq_has_the_bits_of_torch(
 def test_c_is_asked_at_all(compiled: None) -> None:
     tile, codes = weight(32, LANES), torch.empty(32, LANES, dtype=torch.uint8)
     scale, zero = tile.abs().amax(0, keepdim=True) / 8, torch.full((1, LANES), 8.0)
-    assert fused.squared_error(tile, scale, zero, 15) is not None
+    assert fused.closest(tile, [(scale, zero)], 15) is not None
     assert fused.encode(tile, scale, zero, 15, codes)
     rows = (tile, tile, tile[:, :32], scale.expand_as(tile), zero.expand_as(tile))
     assert fused.round_rows(*rows, 15, torch.empty_like(tile), torch.empty_like(tile))

@@ -40,6 +40,7 @@ def test_tiles_give_the_bytes_of_whole_groups(
     grid, found = Grid(4, scheme, scale_search=search), []
     for tile in (1, 1 << 30):
         monkeypatch.setattr(rtn, "TILE_WEIGHTS", tile)
+        monkeypatch.setattr(rtn, "FUSED_TILE_WEIGHTS", tile)
         found.append(RoundToNearest(grid, group_size).solve(weight))
     for g, rows in enumerate(rows_of_group(133, group_size)):
         scale, zero = grid.fit(weight[rows])
