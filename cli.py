@@ -194,7 +194,7 @@ def quantize(
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
     recipe = _build(data, [*set_, *_budget(bits, max_increase)])
-    given = sources.open_input(input_, () if output.exists() else ("torch",))
+    given = sources.open_input(input_) if output.exists() else sources.open_input(input_, pipeline.get_ready)
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), terminal.progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
     showing.artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})

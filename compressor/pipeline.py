@@ -138,6 +138,13 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
     return artifact.open_artifact(shelf.place("quantize", key))
 
 
+def get_ready(nbytes: int) -> None:
+    """What `quantize` takes a while for before it sees a weight, for those who wait for the bytes of a graph."""
+    from compressor.stages import quantizing
+
+    quantizing.get_ready(nbytes)
+
+
 def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: Shelf) -> Artifact:
     """Graph and QTensors -> what the engine loads, with genai_config.json and tokenizer; or a quantized checkpoint."""
     key, options = keys.package(optimized.key, quantized.key, recipe)

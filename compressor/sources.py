@@ -11,10 +11,9 @@ asked for by name: `torch:`, or export.trust_remote_code.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,10 +96,10 @@ def find(name: str, *, remote_code: bool = False) -> Source:
     return Source(name, folder, {path.name: artifact.digest(path) for path in used})
 
 
-def open_input(path: Path, needed_later: Sequence[str] = ()) -> Artifact:
+def open_input(path: Path, meanwhile: Callable[[int], None] | None = None) -> Artifact:
     """INPUT of a command: an artifact's folder or a bare `.onnx` file. Raises: RequestError.
 
-    needed_later: libraries that are loaded while the bytes of a bare file are hashed.
+    meanwhile: what is done, given how many there are, while the bytes of a bare file are hashed.
     """
     if path.is_dir():
         return artifact.open_artifact(path)
@@ -108,8 +107,8 @@ def open_input(path: Path, needed_later: Sequence[str] = ()) -> Artifact:
         files = _graph_files(path)
         with ThreadPoolExecutor(1) as pool:
             opened = pool.submit(_bare_file, path, files)
-            for name in needed_later:
-                importlib.import_module(name)
+            if meanwhile is not None:
+                meanwhile(sum(file.stat().st_size for file in files.values()))
             return opened.result()
     raise RequestError(f"{path}: {'not an .onnx file' if path.is_file() else 'no such file or folder'}")
 

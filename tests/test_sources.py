@@ -165,6 +165,12 @@ def test_the_key_of_a_bare_file_does_not_cover_its_neighbours(graph: Path) -> No
     assert sources.open_input(graph).key == first.key
 
 
+def test_what_is_done_meanwhile_is_told_how_much_is_hashed(graph: Path) -> None:
+    told = list[int]()
+    opened = sources.open_input(graph, told.append)
+    assert told == [opened.nbytes]
+
+
 def test_data_may_lie_in_folders_below_the_graph(tmp_path: Path) -> None:
     path = write_graph(tmp_path, "parts/a.data")
     (tmp_path / "parts").mkdir()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import onnx_ir as ir
+import torch
 
 from compressor import catalog
 from compressor.artifact import MODEL, Artifact
@@ -23,7 +24,7 @@ from compressor.errors import RequestError
 from compressor.graph.decoder import Feeds
 from compressor.graph.session import load_model, save_model
 from compressor.progress import Track
-from compressor.quantize import decompose, embeddings, ranks, solve, stacks, store
+from compressor.quantize import decompose, embeddings, fused, ranks, solve, stacks, store
 from compressor.quantize.linears import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
 from compressor.quantize.qtensor import Choice
@@ -74,6 +75,12 @@ def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) ->
         _refuse_without_tables(optimized, recipe)
     works = {view.part: _quantize_graph(view, recipe, folder / view.part, track) for view in optimized.views}
     return works[""] if "" in works else _together(works)
+
+
+def get_ready(nbytes: int) -> None:
+    """Compile what every method is faster with, where so many bytes of a graph, if float32, are weights enough."""
+    if nbytes >= torch.float32.itemsize * solve.WORTH_ROUNDED:
+        fused.prepare()
 
 
 def named(by_layer: Mapping[str, T], part: str) -> dict[str, T]:
