@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,7 @@ class Shelf:
         place = self.place(stage, key).absolute()
         claim(place)
         folder = place.with_name(f".{place.name}.partial-{os.getpid()}")
+        missing = [parent for parent in folder.parents if not parent.exists()]
         try:
             folder.mkdir(parents=True)
             draft = Draft(folder)
@@ -154,6 +155,9 @@ class Shelf:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            for parent in missing:
+                with suppress(OSError):  # it holds something by now
+                    parent.rmdir()
 
 
 def open_artifact(directory: Path) -> Artifact:

@@ -8,6 +8,7 @@ A recipe is read safely (no tags make objects), a key that stands twice is refus
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 from compressor.errors import RecipeError
 
 Place = tuple[str | int, ...]
+MOST_PLACES = 10_000  # nine lines of anchors, each ten times the one before, are a thousand million
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,6 +37,8 @@ def read(text: str, origin: str) -> tuple[dict[str, Any], dict[Place, str]]:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if next(itertools.islice(_lines(root), MOST_PLACES, None), None):
+            raise RecipeError([f"{origin}:1: stands for more than {MOST_PLACES} values; its anchors repeat each other"])
         if faults := list(_faulty_keys(root, origin)):
             raise RecipeError(faults)
         data = yaml.load(text, _Loader)
@@ -77,7 +81,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
+def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:
     """Every place of a YAML tree with its line, counted from 1; a key's line stands for its value."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

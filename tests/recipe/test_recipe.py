@@ -15,6 +15,8 @@ from compressor.recipe.methods import Gptq, Quantize, Rtn
 from compressor.recipe.recipe import Recipe
 
 OURS = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+# Each list holds the one before ten times; nine more lines would be ten thousand million values.
+BOMB = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 6))
 
 
 def findings(text: str, *overrides: str) -> tuple[str, ...]:
@@ -53,6 +55,7 @@ def test_findings_come_in_the_order_of_their_lines() -> None:
         ("- model", "a.yaml:1: a recipe is a mapping of sections, beginning with `model:`"),
         ("model: x\n? [a, b]\n: 3", "a.yaml:2: a key is a word, not a list or a mapping"),
         ("model: x\nexport: &e {self: *e}", "a.yaml:1: nests too deep, or an anchor holds itself"),
+        (BOMB, "a.yaml:1: stands for more than 10000 values"),
         ("model: 3", "a.yaml:1: model: the value should be a valid string, not 3"),
         ("model: x\nexport: {opset: '21'}", "a.yaml:2: export.opset: the value should be a valid integer, not '21'"),
         ("model: x\nexport: {opset: true}", "a.yaml:2: export.opset: the value should be a valid integer, not True"),
