@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor.artifact import Artifact
+from compressor.errors import RequestError, in_a_line
 from compressor.graph.session import load_model
 from compressor.inspection import interface, operators, weights
 
@@ -56,8 +57,15 @@ def _total(tensors: list[ir.TensorProtocol]) -> str:
 def _difference(before: ir.TensorProtocol, after: ir.TensorProtocol) -> str:
     if (before.dtype, tuple(before.shape)) != (after.dtype, tuple(after.shape)):
         return f"{before.dtype}{list(before.shape.numpy())} -> {after.dtype}{list(after.shape.numpy())}"
-    a, b = before.numpy(), after.numpy()
+    a, b = _values(before), _values(after)
     return "equal" if a.tobytes() == b.tobytes() else f"other values, {_distance(a, b)}"
+
+
+def _values(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(tensor.numpy())
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"the weight '{tensor.name}' cannot be read ({in_a_line(error)})") from None
 
 
 def _distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from tests import graphs
@@ -33,6 +34,16 @@ def test_operators_versions_and_weights(tmp_path: Path, compress: Callable[..., 
     assert facts["opsets"] == {"ai.onnx": "17 -> 18"}
     assert facts["operators"] == {"Relu": "1 -> none", "Exp": "none -> 1"}
     assert facts["weights"] == {"of the same name": {"other values, up to 1e-02 of the largest": 1}}
+
+
+def test_a_weight_of_too_few_bytes_is_the_requests_fault(tmp_path: Path, compress: Callable[..., object]) -> None:
+    path = saved(tmp_path, "a", graphs.normal(2, 3))
+    proto = onnx.load(path)
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-1]
+    path.write_bytes(proto.SerializeToString())
+    ended = compress("diff", path, path)
+    assert ended.code == 2  # type: ignore[attr-defined]
+    assert "the weight 'w' cannot be read" in ended.err  # type: ignore[attr-defined]
 
 
 def test_a_missing_file_is_the_requests_fault(tmp_path: Path, compress: Callable[..., object]) -> None:

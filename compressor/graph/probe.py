@@ -35,6 +35,7 @@ FREE_AXES = ((2, 2), (1, 1), (16, 16), (2, 64), (2, 288), (2, 576), (576, 576))
 OTHER_AXES = ((3, 5), (5, 3), (3, 3), (1, 1), (4, 4), (1, 2), (2, 1), (3, 96), (3, 288), (3, 576))
 MASK = "mask"  # in the names of inputs that say what is padding
 MOST_ENTRIES = 1 << 22  # of an input with free axes: five axes of 576 are more memory than anybody has
+MOST_FIXED_ENTRIES = 1 << 25  # of one that has its size: 128 MB of float32
 
 Outputs = dict[str, NDArray[np.generic]]
 Answer = dict[str, Any]  # as ONNX Runtime gives it: arrays, lists of them, dictionaries, None
@@ -167,7 +168,9 @@ def _differs(feeds: Feeds, first: Feeds) -> bool:
 def _candidates(model: ir.Model, axes: Iterable[tuple[int, int]], seed: int) -> Iterator[Feeds]:
     for sizes in axes:
         free = list(_shapes([value for value in model.graph.inputs if _is_free(value)], sizes))
-        if max(map(math.prod, free), default=0) <= MOST_ENTRIES:
+        fixed = _shapes([value for value in model.graph.inputs if not _is_free(value)], sizes)
+        most_free, most_fixed = (max(map(math.prod, shapes), default=0) for shapes in (free, fixed))
+        if most_free <= MOST_ENTRIES and most_fixed <= MOST_FIXED_ENTRIES:
             yield made_up(model, sizes, seed)
 
 

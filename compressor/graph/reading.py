@@ -5,6 +5,7 @@ Whose data is not where it may be is refused by whoever asks for the graph; see 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnx_ir import external_data
 
 from compressor.graph import maps
 
+logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of we refuse, in a line of our own
 MOST_ENTRIES = 1 << 28  # of a sparse weight, once the zeros are written too
 
 
@@ -39,6 +41,16 @@ def from_message(proto: Any) -> ir.Model:
     if types:
         model.graph.meta[maps.TYPES] = types
     return model
+
+
+def read_from_nowhere(model: ir.Model) -> str | None:
+    """A value that a node or a caller reads, and that is no input, no weight and no node's."""
+    for graph in _all_graphs(model):
+        read = (value for node in graph for value in node.inputs if value is not None)
+        for value in (*read, *graph.outputs):
+            if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
+                return value.name
+    return None
 
 
 def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from compressor.errors import MachineError, RequestError, in_a_line
 from compressor.graph import maps, scratch
-from compressor.graph.reading import embed_attributes, external_tensors, read
+from compressor.graph.reading import embed_attributes, external_tensors, read, read_from_nowhere
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -141,6 +141,8 @@ def load_model(path: Path) -> ir.Model:
         raise RequestError(f"{path}: not a readable ONNX model ({in_a_line(error)})") from error
     if not model.graph.outputs:  # an empty file is a valid protobuf
         raise RequestError(f"{path}: not a readable ONNX model (its graph has no output)")
+    if (name := read_from_nowhere(model)) is not None:
+        raise RequestError(f"{path}: not a readable ONNX model (nothing in it makes '{name}', which is read)")
     for tensor in external_tensors(model) if may_be_external(path) else ():
         _check_external(tensor, path)
     return model

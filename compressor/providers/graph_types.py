@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx import inliner
 from onnx_ir.passes import common
 
+from compressor.errors import RequestError
 from compressor.graph import value_types
 from compressor.graph.reading import from_message
 from compressor.providers import kernels
@@ -32,8 +33,16 @@ FLOAT = 1  # ONNX's number of float32: the elements of a SequenceEmpty that name
 
 
 def prepared(model: ir.Model) -> ir.Model:
-    """A copy as ONNX Runtime sees it before it places nodes: functions inlined, constants lifted, types known."""
-    model.graph.sort()  # files need not be in order, and a clone does
+    """A copy as ONNX Runtime sees it before it places nodes: functions inlined, constants lifted, types known.
+
+    Raises: RequestError where nodes wait for each other.
+    """
+    try:
+        model.graph.sort()  # files need not be in order, and a clone does
+    except ValueError:
+        raise RequestError(
+            f"graph '{model.graph.name}': its nodes form a circle, in which none can be the first"
+        ) from None
     twin = model.clone()
     inline(twin)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(twin)

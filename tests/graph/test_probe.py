@@ -87,6 +87,10 @@ def test_sizes_that_no_memory_holds_are_not_tried() -> None:
     assert probe.find(graphs.build(five, shape=np.array([7, 7]))) is None
 
 
+def test_an_input_larger_than_memory_is_not_made() -> None:
+    assert probe.find(graphs.build("(float[100000,100000] x) => (float[100000,100000] y) { y = Neg(x) }")) is None
+
+
 def test_a_graph_that_runs_on_no_input_of_ours_is_still_loaded() -> None:
     model = graphs.build(NO_SIZE, shape=np.array([7, 4]))
     broken = graphs.build("(float[N,4] x) => (float[7,4] y) { y = NoSuchOperator(x) }")

@@ -66,6 +66,21 @@ def test_a_sparse_weight_of_a_wrong_place_is_no_model(tmp_path: Path) -> None:
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("y = Add(x, k)", "k"),
+        ("k = Neg(x)", "y"),
+        ("y = If (c) <then_branch = t () => (float[2,3] a) { a = Neg(k) }>", "k"),
+    ],
+)
+def test_what_nothing_makes_is_no_model(tmp_path: Path, body: str, name: str) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(saved(path, f"g (float[2,3] x, bool c) => (float[2,3] y) {{ {body} }}"), path)
+    with pytest.raises(RequestError, match=f"nothing in it makes '{name}', which is read"):
+        load_model(path)
+
+
 def outside(location: str) -> TensorProto:
     made = TensorProto(name="k", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
     made.external_data.add(key="location", value=location)

@@ -203,6 +203,12 @@ def test_strict_names_the_node_the_copies_and_the_cost(fallen: Path, compress: C
                                     "FLOPs": 2 * 8 * 64 * 16 + 8 * 16}  # fmt: skip
 
 
+def test_nodes_in_a_circle_are_refused() -> None:
+    model = graphs.build("(float[2] x) => (float[2] y) { a = Add(x, b)  b = Add(x, a)  y = Neg(b) }")
+    with pytest.raises(RequestError, match="its nodes form a circle"):
+        prediction.predict(model, "cpu")
+
+
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(RequestError, match="there are cpu, cuda, tensorrt"):
         prediction.predict(graphs.build("(float[1] x) => (float[1] y) { y = Neg(x) }"), "rocm")
