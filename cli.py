@@ -27,10 +27,10 @@ from compressor.errors import DONE, LimitMissedError, MachineError, RequestError
 
 if TYPE_CHECKING:
     from compressor.recipe.recipe import Recipe
+    from compressor.recipe.yaml_text import Place
 
 commands = Commands(
     help="PyTorch and Hugging Face models to ONNX: exported, optimized, quantized, and proven to work.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -61,6 +61,17 @@ Inputs = Annotated[
     list[Path], Argument(help="An artifact's folder, or a bare .onnx file; several: each into DIR/<its name>.")
 ]
 
+# The options of single commands by the place in a recipe that each fills: what is wrong there is said of the option.
+OPTIONS: Mapping[Place, str] = {
+    ("target",): "--for",
+    ("export", "task"): "--task",
+    ("export", "dtype"): "--dtype",
+    ("export", "opset"): "--opset",
+    ("optimize", "dtype"): "--dtype",
+    ("quantize",): "--method",
+    ("calibration", "source"): "--calibration",
+}
+
 
 @commands.add
 def run(
@@ -89,10 +100,10 @@ def run(
     named = [f"model={json.dumps(model)}"] if model else []
     chosen = _load(path, [*named, *set_, *_budget(bits, max_increase)])
     place = output or Path("artifacts") / path.stem
+    earlier = last_good.read(baseline) if baseline else None
     if dry_run:
         showing.plan(planning.plan(chosen, place), place, json_)
         return
-    earlier = last_good.read(baseline) if baseline else None
     made, report = pipeline.run(chosen, place, strict=strict, earlier=earlier, track=terminal.progress())
     showing.write_for_ci(report, junit, summary, strict=strict)
     showing.report(report, made, strict=strict, as_json=json_)
@@ -120,9 +131,8 @@ def export(
     from compressor.command import showing
 
     chosen = {"task": task, "dtype": dtype, "opset": opset, "trust_remote_code": remote_code or None}
-    fixed = [f"export.static.{part.strip()}" for part in static.split(",") if part.strip()]
     data = {"model": model, "export": {name: value for name, value in chosen.items() if value is not None}}
-    recipe = _build(data, [*fixed, *set_])
+    recipe = _build(data, [*_static(static), *set_])
     pipeline.refuse_remote_code(recipe, strict=strict)
     source = sources.find(recipe.model, remote_code=remote_code)
     made = pipeline.export(source, recipe, Shelf(output, exact=True), terminal.progress())
@@ -226,7 +236,7 @@ def validate(
     data: dict[str, Any] = {"model": str(candidate)}
     if provider:
         data |= {"target": provider, "validate": {"latency": {}}}
-    recipe = _build(data, set_)
+    recipe = _build(data, set_, {**OPTIONS, ("target",): "--provider"})
     ours, theirs = sources.open_input(candidate), sources.open_input(against)
     earlier = last_good.read(baseline) if baseline else {}
     report = last_good.judged(
@@ -490,14 +500,24 @@ def _load(path: Path, overrides: Sequence[str]) -> Recipe:
     return recipe.load(path, overrides)
 
 
-def _build(data: dict[str, Any], overrides: Sequence[str]) -> Recipe:
+def _build(data: dict[str, Any], overrides: Sequence[str], options: Mapping[Place, str] = OPTIONS) -> Recipe:
     from compressor.recipe import recipe
 
-    return recipe.build(data, overrides)
+    return recipe.build(data, overrides, options)
+
+
+def _static(axes: str) -> list[str]:
+    """The option that fixes axes, as overrides."""
+    given = [one.strip() for one in axes.split(",") if one.strip()]
+    if odd := [one for one in given if "=" not in one]:
+        raise RequestError(f"--static {odd[0]}: write it as axis=size, e.g. batch_size=1")
+    return [f"export.static.{one}" for one in given]
 
 
 def _budget(bits: str | None, max_increase: float | None) -> list[str]:
     """The options that name a budget, as overrides."""
+    if bits and "=" not in bits:
+        raise RequestError(f"--budget {bits}: write it as bits=4.25")
     asked = [bits] if bits else []
     asked += [] if max_increase is None else [f"max_ppl_increase={max_increase}"]
     return [f"quantize.budget.{one}" for one in asked]

@@ -12,17 +12,20 @@ A message is one line: where, what, what now.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 DONE, LIMIT_MISSED, REQUEST_WRONG, MACHINE_CANNOT, BUG = 0, 1, 2, 3, 70
-LONGEST = 200  # characters of somebody else's message inside one of ours
+LONGEST = 300  # characters of somebody else's message that a reader of ours still reads
+COLOUR = re.compile(r"\x1b\[\d*m")
 
 
 def in_a_line(error: BaseException) -> str:
     """What a library said, for a line of ours: why a file could not be read, without its name, which our line has."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
+    text = " ".join(COLOUR.sub("", str(error)).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 class CompressError(Exception):

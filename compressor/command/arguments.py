@@ -16,12 +16,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from compressor.errors import RequestError
+from compressor.errors import REQUEST_WRONG, RequestError
 
 if TYPE_CHECKING:
     import typer
 
 F = TypeVar("F", bound=Callable[..., object])
+PROGRAM = "compress"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UNCHECKED = {"help", "resolve_path"}  # settings that leave every value right
 
@@ -62,15 +63,17 @@ class Commands:
 
         usage_error: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
         try:
-            result = self.as_typer()(list(words), standalone_mode=False)
+            result = self.as_typer()(list(words) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
         except usage_error as error:
-            hint = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
-            raise RequestError(f"{error.format_message()}{hint}") from None
+            message = error.format_message()
+            stop = "" if message.endswith((".", "?")) else "."
+            hint = f"{stop} Try `{error.ctx.command_path} --help`." if error.ctx else ""
+            raise RequestError(f"{message}{hint}") from None
         except typer.Abort:
             raise KeyboardInterrupt from None
         if result == INTERRUPTED:  # typer has caught the interrupt and returns its code
             raise KeyboardInterrupt
-        return result
+        return result if words else REQUEST_WRONG  # a line that names no command is answered with help
 
     def as_typer(self) -> typer.Typer:
         """The same commands, as typer has them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.command.terminal import emit, show, table
+from compressor.errors import RequestError, in_a_line
 from compressor.report import tables
 
 if TYPE_CHECKING:
@@ -84,12 +85,18 @@ def facts(found: dict[str, Any], as_json: bool) -> None:
 
 
 def write_for_ci(report: Report, junit: Path | None, summary: Path | None, *, strict: bool) -> None:
-    """What a CI server reads: JUnit XML, and Markdown behind what other steps said."""
-    if junit:
-        from compressor.report.junit import render
+    """What a CI server reads: JUnit XML, and Markdown behind what other steps said.
 
-        junit.parent.mkdir(parents=True, exist_ok=True)
-        junit.write_text(render(report, strict=strict), encoding="utf-8")
-    if summary:
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(report.to_markdown(strict=strict) + "\n")
+    Raises: RequestError where one of them cannot be written.
+    """
+    try:
+        if junit:
+            from compressor.report.junit import render
+
+            junit.parent.mkdir(parents=True, exist_ok=True)
+            junit.write_text(render(report, strict=strict), encoding="utf-8")
+        if summary:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(report.to_markdown(strict=strict) + "\n")
+    except OSError as error:
+        raise RequestError(f"{error.filename}: cannot be written ({in_a_line(error)}); name another place") from None

@@ -19,11 +19,11 @@ import onnx_ir as ir
 import torch
 
 from compressor import estimate
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.export import reference, tracing, unloaded, weights
 from compressor.export.shards import Shards
 from compressor.export.tasks import Task
-from compressor.export.tracing import FIRST_OPSET_WITH_ATTENTION, Call, line, quiet
+from compressor.export.tracing import FIRST_OPSET_WITH_ATTENTION, Call, quiet
 from compressor.recipe.recipe import Export
 
 if TYPE_CHECKING:
@@ -124,7 +124,9 @@ def _from_files(folder: Path, task: Task, wanted: Export, dtype: torch.dtype) ->
             model, info = auto.from_pretrained(folder, attn_implementation=attention(wanted.opset), **options)
         except Exception as error:  # transformers' own kinds; a model that has no sdpa computes the same in eager form
             if "attn_implementation" not in str(error) and "scaled_dot_product" not in str(error):
-                raise RequestError(f"{folder}: transformers cannot load it for {task.name}: {line(error)}") from error
+                raise RequestError(
+                    f"{folder}: transformers cannot load it for {task.name}: {in_a_line(error)}"
+                ) from error
             model, info = auto.from_pretrained(folder, attn_implementation="eager", **options)
     return model.eval(), frozenset(info["missing_keys"])
 

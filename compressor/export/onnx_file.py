@@ -17,10 +17,10 @@ import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
 from compressor.artifact import MODEL
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.export import proof
 from compressor.export.exporters import Exported
-from compressor.export.tracing import IR_VERSION, line, quiet
+from compressor.export.tracing import IR_VERSION, quiet
 from compressor.graph import probe
 from compressor.graph.probe import Probe
 from compressor.graph.session import load_model, open_session
@@ -78,7 +78,7 @@ def _convert(model: ir.Model, opset: int, before: Mapping[str, NDArray[Any]], in
             return "the converter has no rule for one of its operators"
         return "" if _alike(before, inputs(model)) else "what was converted does not answer as before"
     except Exception as error:  # neither converter has a common exception class
-        return line(error)
+        return in_a_line(error)
 
 
 def _alike(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> bool:

@@ -12,12 +12,12 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.export import archive
 from compressor.export.exporters import Exported, of_call
 from compressor.export.flat import named
 from compressor.export.torch_module import like
-from compressor.export.tracing import BATCH, Call, Input, line, quiet, translate
+from compressor.export.tracing import BATCH, Call, Input, quiet, translate
 from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
@@ -34,7 +34,7 @@ def prepare(source: Source, options: Export) -> Exported:
         try:
             program = torch.export.load(path)
         except Exception as error:  # torch names no class for it
-            raise RequestError(f"{source.name}: torch.export cannot load it: {line(error)}") from error
+            raise RequestError(f"{source.name}: torch.export cannot load it: {in_a_line(error)}") from error
     one = call(program, path.stem)
     return of_call(one, options, lambda: translate(program, one, options.opset))
 

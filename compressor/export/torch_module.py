@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from compressor import artifact, sources
-from compressor.errors import RequestError
+from compressor.errors import RequestError, in_a_line
 from compressor.export.checkpoint import DTYPES
 from compressor.export.exporters import Exported, of_call
 from compressor.export.flat import Flat, named
-from compressor.export.tracing import BATCH, Call, Input, line, quiet
+from compressor.export.tracing import BATCH, Call, Input, quiet
 from compressor.recipe.recipe import Export
 from compressor.sources import Source
 
@@ -62,7 +62,7 @@ def make(name: str) -> Made:
     try:
         result = _factory(name)()
     except Exception as error:
-        raise RequestError(f"{name}: the factory fails: {type(error).__name__}: {line(error)}") from error
+        raise RequestError(f"{name}: the factory fails: {type(error).__name__}: {in_a_line(error)}") from error
     parts = result if isinstance(result, tuple) and 1 < len(result) <= WITH_AXES else (None,)
     if not isinstance(parts[0], nn.Module):
         raise RequestError(
@@ -106,7 +106,7 @@ def _factory(name: str) -> Callable[[], Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise RequestError(f"{name}: {line(error)}; it is looked for from {Path.cwd()}") from None
+        raise RequestError(f"{name}: {in_a_line(error)}; it is looked for from {Path.cwd()}") from None
     if not callable(found):
         raise RequestError(f"{name}: is no function")
     factory: Callable[[], Any] = found

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 from compressor.export import overflow, promotion, provenance
 from compressor.export.proof import Case, same_call
 from compressor.graph.decoder import Feeds
@@ -34,7 +34,6 @@ BATCH, SEQUENCE = "batch_size", "sequence_length"
 IR_VERSION = 10  # the newest that ONNX Runtime since 1.20 and TensorRT 10 read
 FIRST_OPSET_WITH_ATTENTION = 23
 WRAPPED = "wrapped"  # the attribute of a Call's module that holds the model itself
-LONGEST_LINE = 300  # characters of a foreign message that a reader still reads
 UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 SUM = re.compile(r"[\w +*]+")  # an axis that a reader can still read: `past_sequence_length + sequence_length`
 
@@ -183,14 +182,14 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise MachineError(f"not enough memory to trace {name}: {line(error)}") from error
+        raise MachineError(f"not enough memory to trace {name}: {in_a_line(error)}") from error
     except Exception as error:  # torch.export and torch.onnx have no common exception class
         unsupported = UNSUPPORTED.search(str(error))
         if unsupported:
             raise RequestError(
                 f"{name} uses {unsupported[1]}, which has no form in ONNX; change that part of it"
             ) from error
-        raise RequestError(f"{name} cannot be traced: {line(error)}") from error
+        raise RequestError(f"{name} cannot be traced: {in_a_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -210,9 +209,3 @@ def quiet() -> Iterator[None]:
     finally:
         logging.disable(before)
         transformers_logging.set_verbosity(level)
-
-
-def line(error: BaseException) -> str:
-    """A foreign message in one line, without its colours."""
-    text = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split()) or type(error).__name__
-    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."

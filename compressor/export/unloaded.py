@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 from compressor.export import experts, weights
 from compressor.export.shards import Shards
-from compressor.export.tracing import line, quiet
+from compressor.export.tracing import quiet
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -98,10 +98,10 @@ def build(
             )
     except (MemoryError, RuntimeError) as error:
         raise MachineError(
-            f"no room for a {config.model_type} of this size, not even untouched: {line(error)}"
+            f"no room for a {config.model_type} of this size, not even untouched: {in_a_line(error)}"
         ) from error
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        raise RequestError(f"transformers cannot build a {config.model_type}: {line(error)}") from error
+        raise RequestError(f"transformers cannot build a {config.model_type}: {in_a_line(error)}") from error
     experts.make_dense(model)
     model.tie_weights()
     _keep_wide(model, dtype)
@@ -137,7 +137,7 @@ def load_whole(folder: Path, attention: str, dtype: torch.dtype) -> PreTrainedMo
 
 
 def _no_decoder(folder: Path, error: Exception) -> RequestError:
-    return RequestError(f"{folder}: transformers cannot load it as a decoder: {line(error)}")
+    return RequestError(f"{folder}: transformers cannot load it as a decoder: {in_a_line(error)}")
 
 
 def untie(model: PreTrainedModel, origins: weights.Origins) -> None:

@@ -20,11 +20,11 @@ class Rtn(Section):
     """Round to nearest: absmax and symmetric, or zero-point (asymmetric), no calibration."""
 
     bits: Bits = 4
-    group_size: GroupSize | Literal["tensor"] = Field(
+    group_size: Literal[GroupSize, "tensor"] = Field(
         32, description="rows of the input that share a scale; -1 per channel; tensor: one scale for all"
     )
     scheme: Scheme | None = Field(None, description=SCHEME)
-    scale_search: bool | Literal["weighted"] = Field(
+    scale_search: Literal[False, True, "weighted"] = Field(
         False, description="shrink each scale to the least squared error; weighted: by what each input is on the data"
     )
 

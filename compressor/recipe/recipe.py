@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from compressor import catalog
-from compressor.errors import RecipeError, RequestError
+from compressor.errors import RecipeError, RequestError, in_a_line
 from compressor.export import tasks
 from compressor.recipe import formats, impossible, yaml_text
 from compressor.recipe.findings import findings
@@ -191,9 +191,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(
-            f"{path}: cannot be read ({yaml_text.first_line(error)}). `compress recipes` lists ours"
-        ) from None
+        raise RequestError(f"{path}: cannot be read ({in_a_line(error)}). `compress recipes` lists ours") from None
     return parse(text, str(path), overrides)
 
 
@@ -206,9 +204,12 @@ def parse(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
     return _validated(data, overrides, lines, origin)
 
 
-def build(data: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "arguments") -> Recipe:
-    """A recipe from plain values, as single commands make one; held to the same rules as a file."""
-    return _validated(json.loads(json.dumps(data)), overrides, {}, origin)
+def build(data: Mapping[str, Any], overrides: Sequence[str] = (), options: Mapping[Place, str] | None = None) -> Recipe:
+    """A recipe from plain values, as single commands make one; held to the same rules as a file.
+
+    options: place in a recipe -> the option of the command that fills it, which errors name.
+    """
+    return _validated(json.loads(json.dumps(data)), overrides, dict(options or {}), "arguments")
 
 
 def schema() -> dict[str, Any]:
@@ -228,7 +229,7 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place
     except ValidationError as error:
         raise RecipeError(findings(error.errors(include_url=False), Recipe, lines, origin)) from None
     except (TypeError, ValueError) as error:
-        raise RecipeError([f"{origin}: {yaml_text.first_line(error)}"]) from None
+        raise RecipeError([f"{origin}: {in_a_line(error)}"]) from None
     if errors := [{"type": "value_error", "loc": place, "msg": text} for place, text in made.refusals()]:
         raise RecipeError(findings(errors, Recipe, lines, origin))
     return made

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from compressor.errors import RecipeError
+from compressor.errors import RecipeError, in_a_line
 
 Place = tuple[str | int, ...]
 MOST_PLACES = 10_000  # nine lines of anchors, each ten times the one before, are a thousand million
@@ -46,7 +46,7 @@ def read(text: str, origin: str) -> tuple[dict[str, Any], dict[Place, str]]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError([f"{origin}:{line}: not YAML: {error.problem}"]) from None
     except yaml.YAMLError as error:
-        raise RecipeError([f"{origin}:1: not YAML: {first_line(error)}"]) from None
+        raise RecipeError([f"{origin}:1: not YAML: {in_a_line(error)}"]) from None
     except RecursionError:
         raise RecipeError([f"{origin}:1: nests too deep, or an anchor holds itself"]) from None
     if not isinstance(root, yaml.MappingNode):
@@ -74,11 +74,6 @@ def override(data: dict[str, Any], text: str) -> Place:
     except yaml.YAMLError:
         raise RecipeError([f"--set {text}: the value is not YAML"]) from None
     return (*sections, field)
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error's message, or the name of its kind."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _lines(node: yaml.Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:

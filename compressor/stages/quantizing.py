@@ -168,8 +168,9 @@ def _solve(model: ir.Model, recipe: Recipe, data: Samples | None, folder: Path, 
     """A quantized tensor for each linear, one file each."""
     linears, left_alone = weights(model, recipe)
     if not linears:
-        why = "; ".join(f"{name} {reason}" for name, reason in left_alone.items())
-        raise RequestError(f"no weight to quantize; {why or 'no product with a constant matrix'}")
+        why = [f"{name} {reason}" for name, reason in left_alone.items()] or ["no product with a constant matrix"]
+        more = f", and {len(why) - 1} more" if len(why) > 1 else ""
+        raise RequestError(f"no weight to quantize; {why[0]}{more}")
     method, batches = recipe.quantize.method, list(data.batches) if data else []
     if isinstance(method, LlmInt8):
         return Work(_decompose(model, linears, method, batches, folder, track), left_alone)

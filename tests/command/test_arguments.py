@@ -115,6 +115,11 @@ def test_typers_complaint_is_ours(recorder: Commands) -> None:
         recorder.run(["optimize", "a.onnx", "-o", "out", "--fast"])
 
 
+def test_a_line_without_words_is_answered_with_help(recorder: Commands, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recorder.run([]) == 2
+    assert capsys.readouterr().out.lstrip().startswith("Usage: compress ")
+
+
 @pytest.mark.parametrize(("words", "needed"), [(["recipes"], False), (["recipes", "--help"], True)])
 def test_typer_is_loaded_where_a_line_needs_it(words: list[str], needed: bool) -> None:
     code = f"""
