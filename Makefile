@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-gpu test-eval bench coverage fusions accuracy model kernels recipes clean
+.PHONY: help demo check test test-slow test-gpu bench coverage fusions accuracy model kernels recipes clean
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -68,13 +68,12 @@ def measure(graphs: Mapping[str, Mapping[str, Subject]], sweep: Sweep, track: Tr
 
 def rows(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Points as a table, with the ratio to the rival where there is one."""
-    first = points[0].side
-    ours = {(p.part, p.batch, p.length): p.median_ms for p in points if p.side == first}
-    return [
-        asdict(point) | ({"artifact is faster by": point.median_ms / ours[point.part, point.batch, point.length]}
-                         if len({p.side for p in points}) > 1 else {})
-        for point in points
-    ]  # fmt: skip
+    found = [asdict(point) for point in points]
+    if len({point.side for point in points}) > 1:
+        ours = {(p.part, p.batch, p.length): p.median_ms for p in points if p.side == points[0].side}
+        for row, point in zip(found, points, strict=True):
+            row["artifact is faster by"] = point.median_ms / ours[point.part, point.batch, point.length]
+    return found
 
 
 def plots(points: Sequence[Point]) -> list[str]:

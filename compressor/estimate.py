@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from compressor import catalog
 from compressor.package.shards import read_header
@@ -45,8 +46,15 @@ class Weights:
     held: bool  # whether it has to be loaded: a pickle, or types that differ
 
 
-def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
-    """Stage -> (bytes on disk, peak bytes)."""
+class Cost(NamedTuple):
+    """What a stage leaves on the disk, and what it holds in memory at its peak."""
+
+    disk_bytes: int
+    peak_bytes: int
+
+
+def costs(source: Source, recipe: Recipe) -> dict[str, Cost]:
+    """The cost of each stage by its name."""
     weights = count(source, recipe)
     float_bytes = FLOAT_BYTES[recipe.export.dtype] * (weights.matrices + weights.others)
     method = recipe.quantize.method
@@ -60,10 +68,10 @@ def costs(source: Source, recipe: Recipe) -> dict[str, tuple[int, int]]:
     activations = 4 * tokens * weights.hidden * ACTIVATION_COPIES
     working = 16 * weights.widest + activations
     return {
-        "export": (float_bytes + GRAPH_BYTES, _export_peak(weights, float_bytes)),
-        "optimize": (float_bytes + GRAPH_BYTES, LIBRARIES_BYTES + 2 * float_bytes),
-        "quantize": (int(weights.matrices * (1 + 5 / max(group, 1))), LIBRARIES_BYTES + working),
-        "package": (packed + 4 * weights.others + GRAPH_BYTES, LIBRARIES_BYTES + packed + 4 * weights.widest),
+        "export": Cost(float_bytes + GRAPH_BYTES, _export_peak(weights, float_bytes)),
+        "optimize": Cost(float_bytes + GRAPH_BYTES, LIBRARIES_BYTES + 2 * float_bytes),
+        "quantize": Cost(int(weights.matrices * (1 + 5 / max(group, 1))), LIBRARIES_BYTES + working),
+        "package": Cost(packed + 4 * weights.others + GRAPH_BYTES, LIBRARIES_BYTES + packed + 4 * weights.widest),
     }
 
 

@@ -54,6 +54,7 @@ def run(
     refuse_unrunnable(optimized, recipe.target)
     quantized = quantize(optimized, recipe, stages, track)
     packaged = package(optimized, quantized, recipe, stages)
+    # No runtime here opens a checkpoint: in its place the graph of the same weights is measured.
     measured = packaged if recipe.as_graph() is recipe else package(optimized, quantized, recipe.as_graph(), stages)
     rounded = round_instead(optimized, recipe, stages, track)
     report = validate(
@@ -94,7 +95,7 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
     from compressor.package import genai
 
     wanted = recipe.export
-    artifact.refuse_full_disk(shelf.place("export", key), estimate.costs(source, recipe)["export"][0])
+    artifact.refuse_full_disk(shelf.place("export", key), estimate.costs(source, recipe)["export"].disk_bytes)
     task, exported = exporters.prepare(source, wanted)
     with shelf.timed_draft("export", key, options, source.provenance) as draft:
         models, longest = list(exported.graphs), sources.context(source.folder)

@@ -22,7 +22,7 @@ class Step:
 
 
 def plan(recipe: Recipe, output: Path) -> tuple[Step, ...]:
-    """What `run` would do, by the keys it would use; nothing is computed and nothing written."""
+    """The stages of `run` in their order. Raises: RequestError where `run` would refuse before its first stage."""
     source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
     pipeline.refuse_for_target(recipe, source)
     shelf = pipeline.stages_beside(output)

@@ -74,7 +74,8 @@ def asked(like: ir.Model) -> dict[str, str]:
     if not products:
         return {"precision": EXACT}
     if len(kinds) > 1 or next(iter(kinds))[0] not in PRECISIONS:
-        raise RequestError(f"--against {BUILDER}...: the builder has one width, 4 or 8 bits; the artifact has {kinds}")
+        held = ", ".join(f"{bits} bits in blocks of {size}" for bits, size in sorted(kinds))
+        raise RequestError(f"--against {BUILDER}...: the builder has one width, 4 or 8 bits; the artifact has {held}")
     bits, block_size = next(iter(kinds))
     level = products[0].attributes.get("accuracy_level")
     chosen = {"precision": PRECISIONS[bits], "block_size": str(block_size)}

@@ -202,7 +202,7 @@ def describe(tokenizer: PreTrainedTokenizerFast, path: Path) -> str:
 README = """\
 # tiny-lm
 
-A language model of {parameters:,} parameters, trained on text that `compressor/builtin/grammar.py` writes: short
+A language model of {parameters:,} parameters, trained on text that `compressor/builtin/grammar/` writes: short
 English-like documents with agreement, nesting, counting, and people and things that recur. Text and weights are ours;
 nothing in here was copied or downloaded. It is `builtin:tiny-lm`, the model that every command can take without a
 network.

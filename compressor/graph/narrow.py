@@ -13,13 +13,13 @@ import onnx_ir as ir
 
 from compressor.graph import value_types
 
-WIDE, BRAIN = ir.DataType.FLOAT, ir.DataType.BFLOAT16
+WIDE, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 MADE = {"Cast": "to", "Constant": "value", "ConstantOfShape": "value"}  # operator -> the attribute that tells its type
 MOVED = frozenset({"Gather", "Reshape", "Transpose"})  # kernels for every type: nothing is computed
 KEPT = MADE.keys() | MOVED | {"Shape"}
 
 
-def compute_wide(model: ir.Model, narrow: ir.DataType = BRAIN) -> None:
+def compute_wide(model: ir.Model, narrow: ir.DataType = BFLOAT16) -> None:
     """Every operator on a half type computes in float32; types and interface stay.
 
     A file may leave the types between nodes unsaid: what is computed from wide inputs is wide where nobody says more,
@@ -52,19 +52,19 @@ def runnable(model: ir.Model, narrow: ir.DataType) -> ir.Model:
     """A graph of a half type as the CPU runs it and numpy feeds it: bfloat16, which it has not, is float32 outside."""
     value_types.state(model)  # a type that is said behind one that is not would be taken at its word
     compute_wide(model, narrow)
-    return _wide_outside(model) if narrow == BRAIN else model
+    return _wide_outside(model) if narrow == BFLOAT16 else model
 
 
 def _wide_outside(model: ir.Model) -> ir.Model:
     for value in model.graph.inputs:
-        if value.dtype == BRAIN:
+        if value.dtype == BFLOAT16:
             value.type = ir.TensorType(WIDE)
             readers = value.uses()
             for use in readers:
-                narrow = _cast_before(use.node, value, BRAIN, f"{use.node.outputs[0].name}_narrow_{use.idx}")
+                narrow = _cast_before(use.node, value, BFLOAT16, f"{use.node.outputs[0].name}_narrow_{use.idx}")
                 use.node.replace_input_with(use.idx, narrow)
     for index, value in enumerate(model.graph.outputs):
-        if value.dtype == BRAIN:
+        if value.dtype == BFLOAT16:
             name, value.name = value.name, f"{value.name}_narrow"
             cast = ir.node("Cast", [value], {"to": WIDE.value}, name=f"{name}_wide")
             model.graph.append(cast)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FREE_AXES = ((2, 2), (1, 1), (16, 16), (2, 64), (2, 288), (2, 576), (576, 576))
 # For the second call.
 OTHER_AXES = ((3, 5), (5, 3), (3, 3), (1, 1), (4, 4), (1, 2), (2, 1), (3, 96), (3, 288), (3, 576))
-MASK = "mask"  # in the names of inputs that say what is padding
+PADDING = "mask"  # in the names of inputs that say what is padding
 MOST_ENTRIES = 1 << 22  # of an input with free axes: five axes of 576 are more memory than anybody has
 MOST_FIXED_ENTRIES = 1 << 25  # of one that has its size: 128 MB of float32
 
@@ -112,7 +112,7 @@ def _shake(feeds: Feeds, rng: np.random.Generator) -> Feeds:
 
 
 def _seen(name: str, value: NDArray[np.generic]) -> NDArray[np.generic]:
-    if MASK not in name or value.dtype.kind not in "biu" or value.ndim < 2 or not value.size:
+    if PADDING not in name or value.dtype.kind not in "biu" or value.ndim < 2 or not value.size:
         return value
     shown = value.copy()
     shown[..., 0] = 1

@@ -7,7 +7,6 @@ problems   one line each: what is wrong, what it costs, what to run
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.artifact import versions
+from compressor.installed import version
 from compressor.providers import device, kernels, libraries
 from compressor.providers.kernels import CUDA, TENSORRT
 
@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
         "disk free here": f"{disk / 1e9:.1f} GB",
         "compiler": shutil.which("cc") or shutil.which("cl") or "none",
         "device": _device(),
-        "device packages": {name: found for name in DEVICE_PACKAGES if (found := _version(name))} or "none",
+        "device packages": {name: found for name in DEVICE_PACKAGES if (found := version(name))} or "none",
         "providers": providers,
     }
     return facts | {"problems": list(_problems(providers, free_memory, disk)) or ["none"]}
@@ -63,12 +63,12 @@ def _problems(providers: dict[str, str], memory: tuple[int, int] | None, disk: i
             yield f"{name} does not load: {state}"
     if has_device and CUDA not in providers:
         yield f"there is a GPU, and this onnxruntime has no {CUDA}: {libraries.WHEEL}"
-    if all(_version(name) for name in BOTH):
+    if all(version(name) for name in BOTH):
         yield (
             "onnxruntime and onnxruntime-gpu lie over each other: pip uninstall -y onnxruntime onnxruntime-gpu && "
             f"{libraries.WHEEL}"
         )
-    newer = _version("tensorrt") or _version("tensorrt-cu13") or "10"
+    newer = version("tensorrt") or version("tensorrt-cu13") or "10"
     if int(newer.split(".")[0]) > 10:
         yield f"TensorRT {newer} is too new for onnxruntime 1.31, which loads 10: {libraries.ENGINE}"
     if memory and memory[0] < LOW_MEMORY:
@@ -92,13 +92,6 @@ def _device() -> str:
     lines = said.stdout.strip().splitlines()
     free = device.memory()
     return lines[0] + (f", {free[0] / 1e9:.1f} GB free" if free else "") if lines else "none"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _matrix_units() -> str:

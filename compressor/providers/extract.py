@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from compressor.providers import stubs
-from compressor.providers.kernels import HEADER, OPEN, PROVIDERS, TABLES, TENSORRT, file_name
+from compressor.providers.kernels import HEADER, OPEN, PROVIDERS, TABLES, TENSORRT, file_name, short_type
 
 # In a process of its own: without CUDA libraries this very call takes the process down.
 LIST = """
@@ -79,13 +79,7 @@ def _merged(variants: Iterable[Constraints]) -> set[Constraints]:
 
 
 def _constraints(constraints: Constraints) -> str:
-    return ";".join(f"{name}:{'|'.join(_short(one) for one in types)}" for name, types in constraints)
-
-
-def _short(type_: str) -> str:
-    """tensor(float) -> float; sequences and optionals keep their names."""
-    inner = type_.removeprefix("tensor(")
-    return inner.removesuffix(")") if inner != type_ else type_
+    return ";".join(f"{name}:{'|'.join(short_type(one) for one in types)}" for name, types in constraints)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def _give_types(node: ir.Node, schema: Any) -> None:
     if node.op_type == "SequenceEmpty":
         inner = ir.DataType(node.attributes.get_int("dtype", FLOAT)).name.lower()
     for output, formal in zip(node.outputs, schema.outputs, strict=False):
-        choices = {_short(one) for one in formal.types}
+        choices = {kernels.short_type(one) for one in formal.types}
         if type_of(output) in choices:
             continue
         candidates = (named, known.get(formal.typeStr), f"seq(tensor({inner}))")
@@ -168,8 +168,3 @@ def _nested(type_: Any) -> str:
     if isinstance(type_, ir.TensorType):
         return f"tensor({type_.dtype.name.lower()})"
     return f"seq({_nested(inner)})" if isinstance(type_, ir.SequenceType) else f"optional({_nested(inner)})"
-
-
-def _short(type_: str) -> str:
-    inner = type_.removeprefix("tensor(")
-    return inner.removesuffix(")") if inner != type_ else type_

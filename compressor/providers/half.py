@@ -17,7 +17,6 @@ from compressor.providers import kernels, rules, tensorrt
 from compressor.providers.graph_types import types_of
 from compressor.providers.kernels import CUDA, PROVIDERS, KernelTable
 
-NEWEST = "9999"  # judged by the newest table there is
 TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 PRODUCT = "MatMul"  # a target that has none in a type gains nothing by it
 
@@ -37,7 +36,7 @@ def kernels_in(dtype: str, target: str, opsets: Mapping[str, int]) -> Callable[[
         return lambda node: tensorrt.refusal(node) is None and dtype in tensorrt.parsed().get(node.op_type, ())
     if target == "generic":
         return lambda node: _is_defined(node, dtype, opsets)
-    table = kernels.table(NEWEST)
+    table = kernels.table()
     return lambda node: _has_kernel(node, dtype, PROVIDERS[target], opsets, table)
 
 

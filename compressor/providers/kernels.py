@@ -26,6 +26,7 @@ TABLES = Path(__file__).parent / "tables"
 HEADER = ("provider", "domain", "operator", "first", "last", "types")
 OPEN = 2**31 - 1  # the last opset of a kernel that names none
 PREFIX = "onnxruntime-"
+NEWEST = "9999"  # the newest table there is
 
 Types = Mapping[str, str | None]  # type variable, or name of an input or output -> the type it has in a node
 
@@ -65,7 +66,7 @@ class KernelTable:
 
 
 @functools.cache
-def table(version: str) -> KernelTable:
+def table(version: str = NEWEST) -> KernelTable:
     """The table of a version, or of the newest that is not newer. Raises: RequestError when there is none."""
     known = sorted(versions(), key=_numbers)
     chosen = [one for one in known if _numbers(one) <= _numbers(version)]
@@ -108,6 +109,12 @@ def schema(domain: str, op_type: str, opset: int) -> Any | None:
     """The definition that an opset means; None for an operator that nobody defines."""
     known = [one for one in schemas().get((domain, op_type), ()) if one.since_version <= opset]
     return known[-1] if known else None
+
+
+def short_type(type_: str) -> str:
+    """tensor(float) -> float, as the tables write it; sequences and optionals keep their names."""
+    inner = type_.removeprefix("tensor(")
+    return inner.removesuffix(")") if inner != type_ else type_
 
 
 def _types(text: str) -> dict[str, frozenset[str]]:

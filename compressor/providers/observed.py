@@ -19,7 +19,6 @@ import onnx_ir as ir
 from compressor.graph.decoder import Feeds
 from compressor.graph.session import Backend, load_model, session_options, start
 from compressor.providers import cost, graph_types
-from compressor.providers.graph_types import subgraphs
 
 COPY_OPERATORS = ("MemcpyToHost", "MemcpyFromHost")
 
@@ -73,16 +72,9 @@ def executed(path: Path, backend: Backend, feeds: Feeds) -> Counter[str]:
 
 def _weighed(model: ir.Model) -> tuple[dict[str, int], int]:
     """FLOPs by name of node, and the number of copies."""
-    nodes = list(_nodes(graph_types.prepared(model).graph))
+    nodes = list(graph_types.prepared(model).graph.all_nodes())
     copies = sum(node.op_type in COPY_OPERATORS for node in nodes)
     return {str(node.name): cost.flops(node) for node in nodes}, copies
-
-
-def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph:
-        yield node
-        for inner in subgraphs(node):
-            yield from _nodes(inner)
 
 
 def _sum(pairs: Iterator[tuple[str, int]]) -> Counter[str]:

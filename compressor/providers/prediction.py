@@ -20,7 +20,6 @@ from compressor.providers.copies import Copy
 from compressor.providers.kernels import PROVIDERS
 from compressor.providers.placement import CHAINS, Placed, Placer
 
-NEWEST = "9999"  # judged by the newest table there is
 RUNS = "runs"
 ROUNDS = 4  # functions within functions; ONNX has none deeper than two
 
@@ -124,7 +123,7 @@ class Prediction:
         }
 
 
-def predict(model: ir.Model, target: str, version: str = NEWEST) -> Prediction:
+def predict(model: ir.Model, target: str, version: str = kernels.NEWEST) -> Prediction:
     """Place every node of a model for cpu, cuda or tensorrt, by the kernel table of an ONNX Runtime version.
 
     Raises: RequestError for another target.

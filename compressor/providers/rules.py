@@ -4,7 +4,7 @@
     FALLBACKS      nodes that CUDA has a kernel for and still hands to the CPU
 
 [ort]: ONNX Runtime's `cuda_execution_provider.cc` and kernels, checked against the partitioner of the 1.31.1 wheel
-(tests/providers/test_placement.py). TensorRT's rules stand in `tensorrt.py`.
+(tests/providers/test_prediction.py). TensorRT's rules stand in `tensorrt.py`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def problems(providers: dict[str, str], memory: tuple[int, int] = PLENTY, disk: 
 def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What is installed; empty, and a compiler is there and a GPU is not."""
     installed: dict[str, str] = {}
-    monkeypatch.setattr(environment, "_version", installed.get)
+    monkeypatch.setattr(environment, "version", installed.get)
     monkeypatch.setattr(environment.shutil, "which", lambda tool: None if tool == "nvidia-smi" else f"/usr/bin/{tool}")
     return installed
 
