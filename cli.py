@@ -127,8 +127,8 @@ def export(
 ) -> None:
     """Export a model to one ONNX graph, or the fewest, and hold it to what torch says."""
     from compressor import pipeline, sources
-    from compressor.artifact import Shelf
     from compressor.command import showing
+    from compressor.shelf import Shelf
 
     chosen = {"task": task, "dtype": dtype, "opset": opset, "trust_remote_code": remote_code or None}
     data = {"model": model, "export": {name: value for name, value in chosen.items() if value is not None}}
@@ -156,9 +156,9 @@ def optimize(
 
     deferred.hasten()
     from compressor import catalog, sources
-    from compressor.artifact import Shelf
     from compressor.command import showing
     from compressor.report import tables
+    from compressor.shelf import Shelf
     from compressor.stages import optimizing
 
     deferred.settle()
@@ -198,8 +198,8 @@ def quantize(
 
     defer()
     from compressor import pipeline, sources
-    from compressor.artifact import Shelf
     from compressor.command import showing
+    from compressor.shelf import Shelf
 
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}

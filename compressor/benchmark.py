@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.artifact import write_json
+from compressor.disk import write_json
 from compressor.errors import RequestError, in_a_line
 from compressor.graph import probe
 from compressor.progress import Track, identity

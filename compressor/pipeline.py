@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor import artifact, catalog, sources
-from compressor.artifact import Artifact, Draft, Shelf
+from compressor.artifact import Artifact
 from compressor.data.calibration import Windows
+from compressor.disk import write_json
 from compressor.errors import RequestError
 from compressor.graph.decoder import Decoder
 from compressor.graph.session import load_model, save_model
@@ -29,6 +30,7 @@ from compressor.recipe.recipe import Recipe
 from compressor.report import baseline
 from compressor.report.baseline import Earlier
 from compressor.report.report import Report
+from compressor.shelf import Draft, Shelf, claim, refuse_full_disk
 from compressor.sources import Source
 from compressor.stages import keys, optimizing
 from compressor.stages.optimizing import count_nodes
@@ -47,7 +49,7 @@ def run(
     refuse_remote_code(recipe, strict=strict)
     source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
     refuse_for_target(recipe, source)
-    artifact.claim(output.absolute())
+    claim(output.absolute())
     stages = stages_beside(output)
     exported = export(source, recipe, stages, track)
     optimized = optimize(exported, recipe, stages, track)
@@ -95,7 +97,7 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
     from compressor.package import genai
 
     wanted = recipe.export
-    artifact.refuse_full_disk(shelf.place("export", key), estimate.costs(source, recipe)["export"].disk_bytes)
+    refuse_full_disk(shelf.place("export", key), estimate.costs(source, recipe)["export"].disk_bytes)
     task, exported = exporters.prepare(source, wanted)
     with shelf.timed_draft("export", key, options, source.provenance) as draft:
         models, longest = list(exported.graphs), sources.context(source.folder)
@@ -256,7 +258,7 @@ def deliver(
     shelf = Shelf(output, exact=True)
     provenance = {**source.provenance, "calibration": quantized.facts.get("calibration"), "package": packaged.key}
     key = artifact.key("run", packaged.key, recipe.resolved())
-    artifact.refuse_full_disk(output, packaged.nbytes)
+    refuse_full_disk(output, packaged.nbytes)
     with shelf.draft("run", key, recipe.resolved(), provenance) as draft:
         for name in packaged.manifest["files"]:  # copied: the ONNX checker refuses data that is hard-linked
             shutil.copyfile(packaged.directory / name, draft.folder / name)
@@ -275,7 +277,7 @@ def write_report(folder: Path, report: Report, *, strict: bool) -> None:
     """report.json for machines, report.md and report.html for people."""
     from compressor.report import page
 
-    artifact.write_json(folder / "report.json", report.to_json(strict=strict))
+    write_json(folder / "report.json", report.to_json(strict=strict))
     (folder / "report.md").write_text(report.to_markdown(strict=strict), encoding="utf-8")
     (folder / "report.html").write_text(page.render(report, strict=strict), encoding="utf-8")
 

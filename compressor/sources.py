@@ -21,6 +21,7 @@ from typing import Any
 
 from compressor import artifact, catalog
 from compressor.artifact import Artifact
+from compressor.disk import digest
 from compressor.errors import MachineError, RequestError, in_a_line
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
@@ -93,7 +94,7 @@ def find(name: str, *, remote_code: bool = False) -> Source:
         raise RequestError(f"{name}: no weights in {folder}; put model.safetensors or pytorch_model.bin there")
     code = sorted(folder.glob(CODE[0])) if remote_code else []
     used = [*weights, *code, *_beside(folder).values()]
-    return Source(name, folder, {path.name: artifact.digest(path) for path in used})
+    return Source(name, folder, {path.name: digest(path) for path in used})
 
 
 def open_input(path: Path, meanwhile: Callable[[int], None] | None = None) -> Artifact:
@@ -156,7 +157,7 @@ def _lone_file(name: str, path: Path) -> Source:
             f"that ends in {' or '.join(FILES)}"
         )
     files = _graph_files(path) if path.suffix == ".onnx" else {path.name: path, **_beside(path.parent)}
-    digests = {one: artifact.digest(file) for one, file in files.items()}
+    digests = {one: digest(file) for one, file in files.items()}
     return Source(name, path.parent, digests, FILES[path.suffix], path.name)
 
 
@@ -175,7 +176,7 @@ def _beside(folder: Path) -> dict[str, Path]:
 
 def _bare_file(path: Path, files: Mapping[str, Path]) -> Artifact:
     """A lone `.onnx` as an artifact; its key is the bytes of its files."""
-    entries = {name: {"sha256": artifact.digest(one), "bytes": one.stat().st_size} for name, one in files.items()}
+    entries = {name: {"sha256": digest(one), "bytes": one.stat().st_size} for name, one in files.items()}
     key = artifact.key("file", entries)
     return Artifact(path.parent, "file", key, {"files": entries, "facts": {}}, model_name=path.name)
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from compressor import catalog, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.errors import CompressError
 from compressor.export import exporters
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures
 
 DOCS = Path(__file__).parents[1] / "docs"

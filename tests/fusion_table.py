@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from compressor import catalog, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.export import exporters
 from compressor.graph.session import load_model
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures
 from tests.coverage import DOCS
 

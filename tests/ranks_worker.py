@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from compressor import pipeline, sources
-from compressor.artifact import Shelf
 from compressor.command import ending
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
 from compressor.quantize import ranks
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 
 DATA = {"source": "data.npz", "samples": 96}
 # Each looks at data in a way of its own; 300 inputs are two panels of a second moment.

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from compressor import estimate, pipeline, sources
-from compressor.artifact import Shelf
 from compressor.errors import MachineError
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import decoders
 from tests.bench import export_memory
 

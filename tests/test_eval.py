@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from compressor import pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.data import calibration
 from compressor.data.calibration import Windows
 from compressor.data.vocabulary import Vocabulary
@@ -24,6 +24,7 @@ from compressor.graph.decoder import Decoder, DecoderSession
 from compressor.graph.session import load_model, open_session
 from compressor.recipe import recipe
 from compressor.recipe.limits import Perplexity
+from compressor.shelf import Shelf
 from compressor.validate import perplexity
 
 EVAL = Path(__file__).parents[2] / "shared" / "eval"

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from compressor import pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.graph.session import open_session
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests.test_eval import EVAL
 
 CNN = EVAL / "cnn"

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from compressor import pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.graph.session import load_model, open_session
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import cifar
 
 pytestmark = [

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from compressor import catalog, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.graph.session import load_model
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures
 
 # Of all graphs of a model together: an encoder and a decoder are two. For cuda; the CPU gets each norm by itself.

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from compressor import artifact, builtin, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.errors import RequestError
 from compressor.graph.session import load_model, open_session, save_model
 from compressor.progress import T
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import graphs
 
 VOCABULARY, WIDTH = 512, 64

@@ -13,9 +13,9 @@ from onnx import TensorProto
 from safetensors.numpy import save_file
 
 from compressor import artifact, sources
-from compressor.artifact import Shelf
 from compressor.errors import CompressError, MachineError, RequestError
 from compressor.graph import session
+from compressor.shelf import Shelf
 
 WEIGHT = np.arange(64, dtype=np.float32)
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor import artifact, sources
+from compressor import sources
+from compressor.disk import digest
 from compressor.errors import RequestError, in_a_line
 from compressor.export.checkpoint import DTYPES
 from compressor.export.exporters import Exported, of_call
@@ -52,7 +53,7 @@ def find(name: str) -> Source:
     for key, tensor in made.module.state_dict().items():
         weights.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    files = {file.name: artifact.digest(file), "weights": weights.hexdigest()}
+    files = {file.name: digest(file), "weights": weights.hexdigest()}
     return Source(name, file, files, sources.MODULE)
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.artifact import write_json
+from compressor.disk import write_json
 from compressor.errors import RequestError
 from compressor.package.shards import Stored, read_header
 from compressor.quantize.qtensor import Choice, QTensor

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.artifact import MODEL, write_json
+from compressor.artifact import MODEL
+from compressor.disk import write_json
 from compressor.graph import decoder
 from compressor.graph.decoder import Decoder
 

@@ -19,7 +19,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from compressor.artifact import MODEL, write_json
+from compressor.artifact import MODEL
+from compressor.disk import write_json
 from compressor.errors import RequestError
 from compressor.graph import decoder
 from compressor.graph.decoder import Decoder

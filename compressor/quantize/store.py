@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compressor.artifact import begin_flush
+from compressor.disk import begin_flush
 from compressor.quantize import ranks
 from compressor.quantize.codebook import CodebookTensor
 from compressor.quantize.qtensor import QTensor

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import onnx_ir as ir
 
 from compressor import artifact, catalog, sources
-from compressor.artifact import Artifact, Draft, Shelf
+from compressor.artifact import Artifact
 from compressor.graph import probe
 from compressor.graph.session import compute, load_model, save_model
 from compressor.progress import Track, identity
+from compressor.shelf import Draft, Shelf, refuse_full_disk
 
 if TYPE_CHECKING:
     from passes import PassOutcome
@@ -72,7 +73,7 @@ def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = id
         from compressor.providers import half
 
         half.require(wanted.target, wanted.inner_dtype)
-    artifact.refuse_full_disk(shelf.place("optimize", known_as), exported.nbytes)
+    refuse_full_disk(shelf.place("optimize", known_as), exported.nbytes)
     with shelf.timed_draft("optimize", known_as, options, {"key": exported.key}) as draft:
         draft.facts |= {"models": [view.carries_as for view in exported.views], "nodes": 0, "fallbacks": []}
         draft.measured["passes"] = []

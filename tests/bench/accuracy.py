@@ -31,7 +31,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor import pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.data import calibration
 from compressor.data.calibration import Windows
 from compressor.data.vocabulary import Vocabulary
@@ -40,6 +40,7 @@ from compressor.graph.session import load_model, open_session
 from compressor.quantize.linears import find_linears
 from compressor.recipe import recipe
 from compressor.recipe.limits import Perplexity
+from compressor.shelf import Shelf
 from compressor.validate.agreement import log_softmax
 from tests import readers
 from tests.bench import accuracy_table, peers

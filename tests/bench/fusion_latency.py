@@ -27,9 +27,9 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor import pipeline, sources
-from compressor.artifact import Shelf
 from compressor.graph.session import load_model, open_session, save_model
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures
 from tests.bench.optimizers import command_of, python_of, run
 

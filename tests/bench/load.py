@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor import artifact
+from compressor.disk import write_json
 from tests.bench import load_client, peers
 
 ROOT = Path(__file__).parents[2]
@@ -219,7 +220,7 @@ def main() -> None:
     found = run(given.artifact, python, given.client, given.streams, given.seconds)
     about = {"artifact": given.artifact.name, "date": time.strftime("%Y-%m-%d"), "client": given.client}
     about |= {"streams": given.streams, "seconds": given.seconds, "load": os.getloadavg()[0]}
-    artifact.write_json(RESULTS, about | found | {"versions": artifact.versions()})
+    write_json(RESULTS, about | found | {"versions": artifact.versions()})
     print(json.dumps(about | found, indent=2))
     sys.exit(bool(found["faults"]))
 

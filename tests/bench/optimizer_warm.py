@@ -21,7 +21,7 @@ def compress() -> Callable[[Path, Path], object]:
     defer()
     import passes  # noqa: F401
     from compressor import catalog, sources
-    from compressor.artifact import Shelf
+    from compressor.shelf import Shelf
     from compressor.stages import optimizing
 
     wanted = optimizing.Target("generic")

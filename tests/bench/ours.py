@@ -18,8 +18,8 @@ from compressor.command.deferred import defer
 defer()  # as `compress quantize` begins
 
 from compressor import pipeline, sources  # noqa: E402
-from compressor.artifact import Shelf  # noqa: E402
 from compressor.recipe import recipe  # noqa: E402
+from compressor.shelf import Shelf  # noqa: E402
 
 OPTIONS = {"bits": 4, "group_size": 128, "scheme": "absmax", "act_order": False, "scale_search": False}
 
@@ -44,7 +44,7 @@ def main(optimized: Path, calibration: Path, output: Path, wanted: str = "") -> 
 
 def followed() -> Parts:
     """The parts of GPTQ; what is none of them is the loop around them."""
-    from compressor import artifact
+    from compressor import shelf
     from compressor.quantize import gptq, linears, solve, statistics, store
     from compressor.quantize.flow import Flow
 
@@ -63,7 +63,7 @@ def followed() -> Parts:
     parts.follow("solve", gptq.Factorised, "solve")
     parts.follow("errors for the table", solve._Group, "row")
     parts.follow("write", store, "write")
-    parts.follow("write", artifact, "_flushed")
+    parts.follow("write", shelf, "flushed")
     return parts
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from compressor import artifact
+from compressor.disk import write_json
 from compressor.graph.paged_decoder import BLOCK_SIZE, PAGED_MODEL, PagedSession
 from compressor.serve.backend import Limits, Request
 from compressor.serve.served import Served
@@ -65,7 +66,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         found = measure(Bench(endless(given.artifact, Path(place)), given.threads, given.rounds))
-    artifact.write_json(RESULTS / f"serving_{given.name}.json" if given.name else RESULTS / "serving.json", found)
+    write_json(RESULTS / f"serving_{given.name}.json" if given.name else RESULTS / "serving.json", found)
     print(json.dumps(found, indent=2))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor import artifact, pipeline
+from compressor.disk import write_json
 from compressor.recipe import recipe
 from tests.bench import llama50m, peers
 from tests.bench.serving import Bench, lengths
@@ -44,7 +45,7 @@ def main() -> None:
         }
         benches = {name: Bench(one, given.threads, given.rounds) for name, one in served.items()}
         found = measure(benches, model)
-    artifact.write_json(RESULTS, found)
+    write_json(RESULTS, found)
     print(json.dumps(found, indent=2))
 
 

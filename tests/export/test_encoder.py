@@ -16,11 +16,12 @@ import torch
 import transformers
 
 from compressor import artifact, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.errors import LimitMissedError, RequestError
 from compressor.export import encoder, exporters, proof, tasks, tracing
 from compressor.graph.session import graph_nbytes, load_model, open_session, save_model
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures
 from tests.conftest import Outcome
 

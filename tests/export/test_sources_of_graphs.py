@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compressor import artifact, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.errors import RequestError
 from compressor.export import archive
 from compressor.graph.session import load_model, open_session
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures, factories
 from tests.conftest import Outcome
 

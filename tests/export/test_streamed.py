@@ -10,10 +10,11 @@ import torch
 import transformers
 
 from compressor import estimate, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.export import checkpoint, tasks
 from compressor.graph.session import load_model
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures
 
 # Buffers in the checkpoint and buffers that are computed, tied weights, attention that reads its children's weights.

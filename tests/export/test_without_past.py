@@ -10,12 +10,13 @@ import torch
 import transformers
 
 from compressor import pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.errors import LimitMissedError
 from compressor.export import causal_lm, decoder_cases
 from compressor.graph.decoder import Decoder
 from compressor.graph.session import load_model, open_session, save_model
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures, decoders
 
 ARCHITECTURES = {  # whether the graph reads positions

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from compressor.artifact import MODEL, Shelf
+from compressor.artifact import MODEL
 from compressor.graph.session import load_model, open_session, save_model
 from compressor.providers import prediction
+from compressor.shelf import Shelf
 from compressor.sources import open_input
 from compressor.stages import optimizing
 

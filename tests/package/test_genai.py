@@ -11,12 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from compressor import builtin, pipeline
-from compressor.artifact import Artifact, Shelf, open_artifact
+from compressor.artifact import Artifact, open_artifact
 from compressor.data.vocabulary import Vocabulary
 from compressor.graph.decoder import Decoder, DecoderSession
 from compressor.graph.session import load_model, open_session
 from compressor.package import genai
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests.conftest import FirstRun
 from tests.decoders import ARCHITECTURES, Exported
 

@@ -10,11 +10,12 @@ import onnx
 import pytest
 
 from compressor import pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.data import samples
 from compressor.graph.session import load_model
 from compressor.recipe import recipe
 from compressor.recipe.limits import Agreement
+from compressor.shelf import Shelf
 from compressor.validate import outputs
 from compressor.validate.subject import Subject
 from tests import architectures

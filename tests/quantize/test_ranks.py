@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.artifact import digest
+from compressor.disk import digest
 from compressor.graph.session import save_model
 from tests import graphs, ranks_worker
 from tests.conftest import ROOT, FirstRun

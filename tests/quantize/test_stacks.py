@@ -12,11 +12,11 @@ import onnx_ir as ir
 import pytest
 
 from compressor import pipeline, sources
-from compressor.artifact import Shelf
 from compressor.graph.session import load_model, save_model
 from compressor.quantize.linears import find_linears
 from compressor.quantize.stacks import unstack
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import architectures, graphs, laws
 
 # Experts as exporters write them: all read every token, then each what it made of it.

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from compressor import pipeline, sources
-from compressor.artifact import Shelf
 from compressor.graph.decoder import Decoder, DecoderSession
 from compressor.graph.session import load_model, open_session
 from compressor.package import genai, paged
 from compressor.recipe import recipe
 from compressor.serve.backend import Backend, Limits, Request
 from compressor.serve.served import Served
+from compressor.shelf import Shelf
 
 Logits = Callable[[Sequence[int]], np.ndarray]
 

@@ -10,11 +10,12 @@ import onnx_ir as ir
 import pytest
 
 from compressor import pipeline
-from compressor.artifact import Artifact, Shelf, open_artifact
+from compressor.artifact import Artifact, open_artifact
 from compressor.errors import RecipeError, RequestError
 from compressor.graph.session import load_model
 from compressor.quantize.qtensor import Choice
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from compressor.stages import budgeting
 from tests.conftest import SMALL, FirstRun, Outcome
 

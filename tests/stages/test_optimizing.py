@@ -11,11 +11,11 @@ import onnx_ir as ir
 import pytest
 
 from compressor import sources
-from compressor.artifact import Shelf
 from compressor.catalog import TARGETS
 from compressor.graph.session import load_model, save_model
 from compressor.providers import prediction
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from compressor.stages import optimizing
 from tests import graphs
 from tests.conftest import Outcome

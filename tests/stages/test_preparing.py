@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from compressor import builtin, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.errors import RecipeError
 from compressor.graph.decoder import Decoder, DecoderSession
 from compressor.graph.session import load_model, open_session, save_model
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 from tests import graphs, laws
 
 VOCABULARY, WIDTH, INNER = 512, 64, 96

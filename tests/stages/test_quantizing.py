@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from compressor import catalog, inspection, pipeline, sources
-from compressor.artifact import Artifact, Shelf
+from compressor.artifact import Artifact
 from compressor.graph.decoder import Decoder
 from compressor.graph.paged_decoder import PAGED_MODEL, PagedSession, Row
 from compressor.graph.session import external_files, load_model, open_session
 from compressor.recipe import recipe
+from compressor.shelf import Shelf
 
 PRODUCTS = {"unpacked": 7, "packed": 5}  # of each layer: queries, keys and values; gate and up stay two
 
