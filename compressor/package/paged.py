@@ -2,7 +2,7 @@
 
     the interface of `compressor.graph.decoder`  ->  the interface of `compressor.graph.paged_decoder`
 
-The tokens of all requests go through the layers as one row of a batch of one: norms, products and MLPs are carried over
+Each token of all requests goes through the layers as a row of its own: norms, products and MLPs are carried over
 as they stand. Replaced is what looks at other tokens: positions, mask and cache (`paging.py`), and with them attention
 (`paged_attention.py`). The interface is that of onnxruntime-genai's Engine (`dynamic_batching`). Weights stay in the
 contiguous graph's data file.
@@ -119,7 +119,7 @@ def _pool_type(target: Target, cache: Cache | None, own: ir.DataType) -> ir.Data
 def _enter(
     op: Scribe, sizes: Decoder, cache: Cache | None, pool_type: ir.DataType, windows: Sequence[int]
 ) -> tuple[Given, list[Pool], Step, dict[str, ir.Value]]:
-    """New inputs. Inside, the packed tokens are one row, positions come from the lengths, and the past is empty.
+    """New inputs. Inside, each packed token is a row, positions come from the lengths, and the past is empty.
 
     The last of the result: stand-ins that may be asked for their size, but that nobody may compute with.
     """
@@ -139,11 +139,11 @@ def _enter(
     ]
     graph.inputs.clear()
     graph.inputs.extend([ids, given.table, given.cumulative, given.past, *(pool.value for pool in pools)])
-    step = paging.plan(op, given, pools[0].value, windows)
-    row = op("Unsqueeze", ids, [0])
+    step = paging.plan(op, ids, given, pools[0].value, windows)
+    rows = op("Unsqueeze", ids, [1])
     unread = {name: op.initializer(f"paged/empty {name}", empty) for name, empty in empties.items()}
-    unread[decoder.MASK] = op("ConstantOfShape", op("Shape", row), value=ir.tensor(np.ones(1, np.int64)))
-    instead = {**unread, decoder.IDS: row, decoder.POSITIONS: step.position}
+    unread[decoder.MASK] = op("ConstantOfShape", op("Shape", rows), value=ir.tensor(np.ones(1, np.int64)))
+    instead = {**unread, decoder.IDS: rows, decoder.POSITIONS: step.position}
     for name, value in before.items():
         ir.convenience.replace_all_uses_with(value, instead[name])
     return given, pools, step, unread
@@ -173,7 +173,7 @@ def _narrow(op: Scribe, step: Step, sizes: Decoder) -> None:
         reader, at = (node, index), node.inputs[index] or at
         if node.op_type in ("MatMul", "MatMulNBits"):
             break
-    chosen = op("Gather", at, step.last, axis=1)
+    chosen = op("Gather", at, step.last)
     if reader is not None:
         reader[0].replace_input_with(reader[1], chosen)
     flat = op("Reshape", logits if reader else chosen, [-1, sizes.vocab])
@@ -239,7 +239,7 @@ def _rotated(op: Scribe, layer: Attention, step: Step, pool: Pool) -> list[ir.Va
 
 
 def _rows(op: Scribe, value: ir.Value, layer: Attention) -> ir.Value:
-    """[1, heads, tokens, size] -> [1, tokens, heads, size]; [1, tokens, heads * size] as it is."""
+    """[tokens, heads, 1, size] -> [tokens, 1, heads, size]; [tokens, 1, heads * size] as it is."""
     if not layer.heads_first:
         return value
     maker = value.producer()
@@ -248,11 +248,11 @@ def _rows(op: Scribe, value: ir.Value, layer: Attention) -> ir.Value:
 
 
 def _put_back(op: Scribe, layer: Attention, attended: ir.Value, pool: Pool) -> None:
-    """[1, tokens, heads * size] goes where the old attention's output went, in that one's layout."""
+    """[tokens, 1, heads * size] goes where the old attention's output went, in that one's layout."""
     if not layer.heads_first:
         ir.convenience.replace_all_uses_with(layer.output, attended)
         return
-    split = op("Reshape", attended, [1, -1, layer.heads, pool.sizes[1]])
+    split = op("Reshape", attended, [-1, 1, layer.heads, pool.sizes[1]])
     readers = [node for node in layer.output.consumers() if node.op_type != "Shape"]
     if len(readers) == 1 and _swaps_heads(readers[0]):
         ir.convenience.replace_all_uses_with(readers[0].outputs[0], split)

@@ -4,7 +4,7 @@ PagedAttention, Kwon et al. 2023 (arXiv 2309.06180). On a CPU from standard oper
 
     ScatterND   writes this call's keys and values into the pool, in place when one buffer is bound as input and output
     Gather      brings the blocks of each request side by side
-    Attention   of each request's last token: all there is where every request brings one, as most calls are
+    Attention   of each request's token, where every request brings one, as in most calls
     If          some bring more: Attention of all their tokens, in tiles, and each token finds its own among both
 
 On CUDA all that is com.microsoft.PagedAttention, which computes in half precision.
@@ -25,7 +25,7 @@ from compressor.package.attention import CONTRIB, Attention
 from compressor.package.paging import Given, Pool, Step, View
 from compressor.package.scribe import Scribe
 
-Paged = tuple[ir.Value, list[ir.Value]]  # what the tokens attended to [1, tokens, heads * size], and the pools written
+Paged = tuple[ir.Value, list[ir.Value]]  # what the tokens attended to [tokens, 1, heads * size], and the pools written
 
 
 def attend_on_cpu(
@@ -36,14 +36,14 @@ def attend_on_cpu(
     step: Step,
     dtype: ir.DataType,
 ) -> Paged:
-    """rows: query, key, value [1, tokens, ...], of the graph's dtype, in which attention computes."""
+    """rows: query, key, value [tokens, 1, ...], of the graph's dtype, in which attention computes."""
     query, *new = rows
     written = [
         op("ScatterND", pool.value, step.place, op("Gather", _stored(op, one, pool, dtype), step.written))
         for pool, one in zip(pools, new, strict=True)
     ]
     keys, values = pools
-    packed = _scaled(op, _in_a_row(op, query, layer, keys), keys, layer, dtype)  # [1, tokens, heads * size]
+    packed = _scaled(op, _in_a_row(op, query, layer, keys), keys, layer, dtype)  # [tokens, 1, heads * size]
 
     def attend(queries: ir.Value, view: View) -> ir.Value:
         """queries and result [rows, width, heads * size]"""
@@ -52,14 +52,13 @@ def attend_on_cpu(
         mask = view.masks[layer.window]
         return op("Attention", queries, *cached, mask, **shape, scale=layer.scale, softcap=layer.softcap)
 
-    alone = attend(op("Transpose", op("Gather", packed, step.last, axis=1), perm=[1, 0, 2]), step.alone)
-
     def with_tiles() -> list[ir.Value]:
         tiles = attend(op("Gather", _flat(op, packed, layer, keys), step.spread), step.tiles)
+        alone = attend(op("Gather", packed, step.last), step.alone)
         both = op("Concat", *(_flat(op, one, layer, values) for one in (tiles, alone)), axis=0)
         return [op("Gather", both, step.chosen)]
 
-    (found,) = op.choose(step.several, with_tiles, lambda: [op("Transpose", alone, perm=[1, 0, 2])])
+    (found,) = op.choose(step.several, with_tiles, lambda: [attend(packed, step.alone)])
     return _scaled(op, found, values, layer, dtype), written
 
 
@@ -89,7 +88,7 @@ def attend_on_cuda(
         **kinds,
     )
     output, *written = node.outputs
-    attended = op("Unsqueeze", output, [0])
+    attended = op("Unsqueeze", output, [1])
     return op("Cast", attended, to=dtype) if dtype == ir.DataType.FLOAT else attended, written
 
 
@@ -132,8 +131,8 @@ def _scales_on_cuda(op: Scribe, pools: list[Pool]) -> tuple[list[ir.Value | None
 
 
 def _in_a_row(op: Scribe, query: ir.Value, layer: Attention, pool: Pool) -> ir.Value:
-    """[1, tokens, heads, size] or as it shall be: [1, tokens, heads * size]"""
-    return op("Reshape", query, [1, -1, layer.heads * pool.sizes[1]]) if layer.heads_first else query
+    """[tokens, 1, heads, size] or as it shall be: [tokens, 1, heads * size]"""
+    return op("Reshape", query, [-1, 1, layer.heads * pool.sizes[1]]) if layer.heads_first else query
 
 
 def _flat(op: Scribe, value: ir.Value, layer: Attention, pool: Pool) -> ir.Value:

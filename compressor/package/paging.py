@@ -73,15 +73,15 @@ class Step:
     is no tile: beside 250 tokens of a prompt, six of those took 27 ms as tiles and take 14.
     """
 
+    several: ir.Value  # whether a request brings more than one token; if none does, there are no tiles
     place: ir.Value  # [written, 2] block and slot that keys and values go to
     written: ir.Value  # [written] index of the token that goes there
+    position: ir.Value  # [tokens, 1] of each token in its request
     last: ir.Value  # [batch] index of each request's last token
     alone: View  # of those
-    several: ir.Value  # whether a request brings more than its last token
-    position: ir.Value  # [1, tokens] of each token in its request
     tiles: View  # of the requests that bring several
     spread: ir.Value  # [tiles, width] index of each tile's tokens; the last of a request is filled up with its last
-    chosen: ir.Value  # [1, tokens] index of each token among tiles * width, followed by the last ones
+    chosen: ir.Value  # [tokens, 1] index of each token among tiles * width, followed by the last ones
 
 
 @dataclass(frozen=True)
@@ -91,47 +91,62 @@ class Lengths:
     past: ir.Value  # tokens that lie in the pool
     starts: ir.Value  # index of its first token
     last: ir.Value  # and of its last
-    counts: ir.Value  # tokens that it brings
-    total: ir.Value  # tokens, with those
-    last_block: ir.Value  # the block of the last token, in its own count
+    newest: ir.Value  # position of its last token
+    last_block: ir.Value  # the block of that, in its own count
     block_size: ir.Value
 
 
-def plan(op: Scribe, given: Given, pool: ir.Value, windows: Sequence[int]) -> Step:
+def plan(op: Scribe, tokens: ir.Value, given: Given, pool: ir.Value, windows: Sequence[int]) -> Step:
     """Compute a step's indices from lengths and block table.
 
-    In most calls each request brings one token, to a block that has some: what only others need lies in a branch, and
-    what only prompts need in a branch of that. A node takes a microsecond however little it computes, and a plan for
-    all took an eighth of the built-in model's call.
+    In most calls each request brings one token: what only others need lies in a branch. A node takes a microsecond
+    however little it computes, and a plan for all took an eighth of the built-in model's call.
     """
-    cumulative, past = (op("Cast", value, to=ir.DataType.INT64) for value in (given.cumulative, given.past))
+    past = op("Cast", given.past, to=ir.DataType.INT64)
     block_size = op("Squeeze", op("Shape", pool, start=1, end=2))
-    starts, ends = op("Slice", cumulative, [0], [-1]), op("Slice", cumulative, [1], [LAST])
-    counts, last = op("Sub", ends, starts), op("Sub", ends, 1)
-    total = op("Add", past, counts)
-    last_block = op("Div", op("Sub", total, 1), block_size)
-    lengths = Lengths(past, starts, last, counts, total, last_block, block_size)
-    blocks, keys = _of_each_last(op, given.table, lengths)
-    queries = op("Unsqueeze", op("Sub", total, 1), [1, 2, 3])
-    alone = View(blocks, {window: visible(op, queries, keys, window) for window in windows})
-    several = op("Greater", op("ReduceMax", counts, keepdims=0), 1)
-    none = _no_tiles(op, windows)
-
-    def tiled() -> list[ir.Value]:
-        return _in_tiles(op, lengths, blocks, keys, windows)
-
-    def untiled() -> list[ir.Value]:
-        """Each request's token comes after its past; tiles there are none."""
-        return [op("Unsqueeze", past, [0]), *(op("Identity", one) for one in none)]
-
-    fills = _fills(op, lengths)
-    place, written, position, spread, chosen, own, *masks = op.choose(
-        op("Greater", op("ReduceMax", fills, keepdims=0), 1),
-        lambda: [*_writing(op, given.table, lengths, fills), *op.choose(several, tiled, untiled)],
-        lambda: [*_one_each(op, given.table, lengths), *untiled()],
+    several = op("Greater", op("Size", tokens), op("Size", past))
+    place, written, position, last, blocks, own, spread, chosen, *masks = op.choose(
+        several,
+        lambda: _of_prompts(op, given, past, block_size, windows),
+        lambda: _of_one_each(op, given, past, block_size, windows),
     )
-    tiles = View(own, dict(zip(windows, masks, strict=True)))
-    return Step(place, written, last, alone, several, position, tiles, spread, chosen)
+    alone = View(blocks, dict(zip(windows, masks[: len(windows)], strict=True)))
+    tiles = View(own, dict(zip(windows, masks[len(windows) :], strict=True)))
+    return Step(several, place, written, position, last, alone, tiles, spread, chosen)
+
+
+def _of_prompts(
+    op: Scribe, given: Given, past: ir.Value, block_size: ir.Value, windows: Sequence[int]
+) -> list[ir.Value]:
+    """The plan where some bring several tokens."""
+    cumulative = op("Cast", given.cumulative, to=ir.DataType.INT64)
+    starts, ends = op("Slice", cumulative, [0], [-1]), op("Slice", cumulative, [1], [LAST])
+    counts = op("Sub", ends, starts)
+    newest = op("Sub", op("Add", past, counts), 1)
+    lengths = Lengths(past, starts, op("Sub", ends, 1), newest, op("Div", newest, block_size), block_size)
+    blocks, keys = _of_each_last(op, given.table, lengths)
+    masks = [visible(op, op("Unsqueeze", newest, [1, 2, 3]), keys, window) for window in windows]
+    position, own, spread, chosen, *tiled = _in_tiles(op, lengths, counts, blocks, keys, windows)
+    written = _filling(op, given.table, lengths)
+    return [*written, position, op("Identity", lengths.last), blocks, own, spread, chosen, *masks, *tiled]
+
+
+def _of_one_each(
+    op: Scribe, given: Given, past: ir.Value, block_size: ir.Value, windows: Sequence[int]
+) -> list[ir.Value]:
+    """The plan where each brings one token, which comes after its past; tiles there are none."""
+    index = op("Range", 0, op("Size", past), 1)
+    lengths = Lengths(past, index, index, past, op("Div", past, block_size), block_size)
+    blocks, keys = _of_each_last(op, given.table, lengths)
+    masks = [visible(op, op("Unsqueeze", past, [1, 2, 3]), keys, window) for window in windows]
+    slot = op("Mod", past, block_size)
+    written = op.choose(
+        op("Equal", op("ReduceMin", slot, keepdims=0), 0),  # a block begins
+        lambda: _filling(op, given.table, lengths),
+        lambda: _beside_others(op, given.table, lengths, slot),
+    )
+    own, spread, chosen, *tiled = _no_tiles(op, windows)
+    return [*written, op("Unsqueeze", past, [1]), index, blocks, own, spread, chosen, *masks, *tiled]
 
 
 def _of_each_last(op: Scribe, table: ir.Value, lengths: Lengths) -> tuple[ir.Value, ir.Value]:
@@ -142,52 +157,48 @@ def _of_each_last(op: Scribe, table: ir.Value, lengths: Lengths) -> tuple[ir.Val
     return op("GatherElements", table, own, axis=1), keys
 
 
-def _in_tiles(op: Scribe, lengths: Lengths, blocks: ir.Value, keys: ir.Value, windows: Sequence[int]) -> list[ir.Value]:
-    """Of a step: position, spread, chosen; of its tiles: blocks and masks."""
-    is_tiled = op("Greater", lengths.counts, 1)
+def _in_tiles(
+    op: Scribe, lengths: Lengths, counts: ir.Value, blocks: ir.Value, keys: ir.Value, windows: Sequence[int]
+) -> list[ir.Value]:
+    """Of a step: position; blocks of its tiles, spread, chosen; masks of its tiles."""
+    is_tiled = op("Greater", counts, 1)
     tiled = op("Cast", is_tiled, to=ir.DataType.INT64)
-    width = op("Min", op("ReduceMax", lengths.counts, keepdims=0), TILE)
-    tiles = op("Mul", op("Div", op("Add", lengths.counts, op("Sub", width, 1)), width), tiled)  # [batch]
+    width = op("Min", op("ReduceMax", counts, keepdims=0), TILE)
+    tiles = op("Mul", op("Div", op("Add", counts, op("Sub", width, 1)), width), tiled)  # [batch]
     row, nth = _pairs(op, tiles)  # [tiles, 1]
     inner = op("Add", op("Mul", nth, width), op("Range", 0, width, 1))  # [tiles, width] among its request's tokens
     spread = op("Min", op("Add", op("Gather", lengths.starts, row), inner), op("Gather", lengths.last, row))
 
     first = op("Mul", op("Sub", op("CumSum", tiles, 0), tiles), width)
     behind = op("Add", op("Range", 0, op("Size", tiles), 1), op("Size", spread))
-    own_row, own_nth = _pairs(op, lengths.counts)  # [tokens, 1]
+    own_row, own_nth = _pairs(op, counts)  # [tokens, 1]
     position = op("Add", op("Gather", lengths.past, own_row), own_nth)
     chosen = op("Add", op("Gather", op("Where", is_tiled, first, behind), own_row), own_nth)
 
     most = op("ReduceMax", op("Mul", op("Add", lengths.last_block, 1), tiled))  # [1] blocks that a tile looks at
     keys = op("Slice", keys, [0], op("Mul", most, lengths.block_size))
     queries = op("Unsqueeze", op("Add", op("Gather", lengths.past, row), inner), [1, 3])
-    return [
-        op("Reshape", position, [1, -1]),
-        spread,
-        op("Reshape", chosen, [1, -1]),
-        op("Gather", op("Slice", blocks, [0], most, [1]), op("Squeeze", row, [1])),
-        *(visible(op, queries, keys, window) for window in windows),
-    ]
+    own = op("Gather", op("Slice", blocks, [0], most, [1]), op("Squeeze", row, [1]))
+    return [position, own, spread, chosen, *(visible(op, queries, keys, window) for window in windows)]
 
 
 def _no_tiles(op: Scribe, windows: Sequence[int]) -> list[ir.Value]:
-    """What stands for spread, chosen, blocks and masks where nobody reads them."""
-    none = op.initializer("paged/no tiles", np.zeros((0, 0), np.int64))
+    """What stands for their blocks, spread, chosen and masks where nobody reads them."""
     blocks = op.initializer("paged/no blocks", np.zeros((0, 0), np.int32))
+    none = op.initializer("paged/no tiles", np.zeros((0, 0), np.int64))
     mask = op.initializer("paged/no mask", np.zeros((0, 1, 0, 0), np.bool_))
-    return [none, none, blocks, *(mask for _ in windows)]
+    return [op("Identity", one) for one in (blocks, none, none, *(mask for _ in windows))]
 
 
-def _fills(op: Scribe, lengths: Lengths) -> ir.Value:
-    """[batch] slots that each request writes: its tokens', and the rest of the last one's block if that had none."""
+def _filling(op: Scribe, table: ir.Value, lengths: Lengths) -> list[ir.Value]:
+    """Of a step: place, where keys and values go, and written, of which tokens.
+
+    A request writes its tokens, and its last into the rest of that one's block if the block had none.
+    """
     begin = op("Mul", lengths.last_block, lengths.block_size)
     is_new = op("GreaterOrEqual", begin, lengths.past)
-    return op("Sub", op("Where", is_new, op("Add", begin, lengths.block_size), lengths.total), lengths.past)
-
-
-def _writing(op: Scribe, table: ir.Value, lengths: Lengths, fills: ir.Value) -> list[ir.Value]:
-    """Of a step: place, where keys and values go, and written, of which tokens; the last fills up its block."""
-    row, nth = _pairs(op, fills)  # [written, 1]
+    end = op("Where", is_new, op("Add", begin, lengths.block_size), op("Add", lengths.newest, 1))
+    row, nth = _pairs(op, op("Sub", end, lengths.past))  # [written, 1]
     position = op("Add", op("Gather", lengths.past, row), nth)
     block = op("GatherND", table, op("Concat", row, op("Div", position, lengths.block_size), axis=1))
     place = _place(op, op("Unsqueeze", block, [1]), op("Mod", position, lengths.block_size))
@@ -195,11 +206,10 @@ def _writing(op: Scribe, table: ir.Value, lengths: Lengths, fills: ir.Value) -> 
     return [place, op("Squeeze", token, [1])]
 
 
-def _one_each(op: Scribe, table: ir.Value, lengths: Lengths) -> list[ir.Value]:
-    """Of a step that brings one token a request, each to a block that has some: place and written."""
+def _beside_others(op: Scribe, table: ir.Value, lengths: Lengths, slot: ir.Value) -> list[ir.Value]:
+    """The same of a step that brings one token a request, each to a block that has some."""
     block = op("GatherElements", table, op("Unsqueeze", lengths.last_block, [1]), axis=1)
-    slot = op("Unsqueeze", op("Mod", lengths.past, lengths.block_size), [1])
-    return [_place(op, block, slot), op("Identity", lengths.last)]
+    return [_place(op, block, op("Unsqueeze", slot, [1])), op("Identity", lengths.last)]
 
 
 def _place(op: Scribe, block: ir.Value, slot: ir.Value) -> ir.Value:

@@ -130,16 +130,16 @@ def test_the_head_is_computed_for_last_tokens_alone(twin: tuple[Exported, ir.Mod
 
 
 def test_what_only_prompts_need_lies_in_branches(exported: Callable[[str], Exported]) -> None:
-    """Where each request brings one token, one Attention a layer is computed; the tiles' is in a branch of each."""
-    graph = paged.convert(exported("mistral").graph(), CONTEXT).graph
-    layers = Exported.sizes(exported("mistral").graph()).layers
+    """Where each request brings one token, a layer computes one Attention on the tokens as they lie."""
+    graph = paged.convert(fused(exported("mistral").graph()), CONTEXT).graph
     kinds = [node.op_type for node in graph]
-    assert kinds.count("Attention") == layers
-    assert kinds.count("If") == layers + 1  # the first is the plan's
-    for node in [node for node in graph if node.op_type == "If"][1:]:
+    branches = [node for node in graph if node.op_type == "If"]
+    assert kinds.count("Attention") == 0
+    assert len(branches) == 1 + Exported.sizes(exported("mistral").graph()).layers  # the first is the plan's
+    for node in branches[1:]:
         then, otherwise = ([one.op_type for one in node.attributes[name].as_graph()] for name in BRANCHES)
-        assert then.count("Attention") == 1
-        assert otherwise == ["Transpose"]
+        assert then.count("Attention") == 2
+        assert otherwise == ["Gather", "Reshape", "Gather", "Reshape", "Attention"]
 
 
 def test_the_given_graph_is_left_alone(exported: Callable[[str], Exported]) -> None:
