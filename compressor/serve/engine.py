@@ -5,60 +5,26 @@ It shares a prefix only with blocks that are filled already. A finished request 
 call that fails fails for all, for ever, and nobody is named. So this side admits a request when its blocks fit, holds
 one whose prefix somebody is computing, sends the youngest back to the queue when the Engine is blocked (its tokens are
 kept and computed again), finds out whose doing a failure is, and closes whatever ends.
-
-Its block table is not to be seen from here. What we count are the blocks that the requests under way need, a shared
-prefix once. That is a forecast; whether there was room is the Engine's word, and preemption the answer.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import MachineError, RequestError
 from compressor.graph.paged_decoder import PAGED_CONFIG
 from compressor.serve.backend import Event, Finish, Limits, Request, Tally, Usage
-from compressor.serve.blocks import chain
+from compressor.serve.forecast import Forecast
+from compressor.serve.turn import Turn
 
 VERSION = "0.18."  # the Engine's interface is called experimental and moved with every release before
 EVENTS_A_STEP = 256
 CHUNK = 64  # tokens of one prompt in one call: attention computes all keys up to the last for each of them
 TOKEN, FINISHED, BLOCKED, FAULT = 1, 2, 4, 8 | 16  # bits of an event's flags
 RETRIES = 3  # of a call that fails where nobody can be blamed
-
-
-@dataclass(eq=False, slots=True)
-class Turn:
-    """A request, its tokens so far, and while it runs its handle in the Engine."""
-
-    number: int
-    request: Request
-    tokens: list[int]
-    hashes: list[bytes] = field(default_factory=list)
-    handle: Any = None
-    turn: int = 0
-    answered: bool = False  # a token came since it was admitted: its prompt lies in blocks
-    again: int = 0  # tokens that were delivered before a preemption and are drawn again
-    cached_tokens: int = 0
-    read: int = 0  # of its tokens, those that lie in blocks by our forecast
-    suspect: bool = False  # it ran when a call failed: from then on it is the only one with a grammar that runs
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - len(self.request.prompt)
-
-    @property
-    def unread(self) -> int:
-        """Tokens that the Engine has to compute before its first answer."""
-        return 0 if self.answered else len(self.tokens) - self.read
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.request.sampling.temperature == 0 and self.request.guidance is None
 
 
 class Engine:
@@ -80,8 +46,7 @@ class Engine:
         self.turn_of: dict[Any, Turn] = {}  # by its handle, which the events name
         self.ended: list[Event] = []  # between steps
         self.faults = 0  # calls that have failed since the last that did not
-        self.filled: OrderedDict[bytes, None] = OrderedDict()  # blocks that were computed, the newest last
-        self.held: Counter[bytes] = Counter()  # full blocks of those that run, and how many of them hold each
+        self.forecast = Forecast(limits.num_blocks, limits.block_size)
 
     def _config(self, folder: Path) -> Any:
         config = self.og.Config(str(folder))
@@ -114,7 +79,7 @@ class Engine:
         return bool(self.waiting or self.running or self.ended)
 
     def usage(self) -> Usage:
-        used = min(self._used(), self.limits.num_blocks)
+        used = min(self.forecast.used(self.running), self.limits.num_blocks)
         return Usage(
             total_blocks=self.limits.num_blocks,
             free_blocks=self.limits.num_blocks - used,
@@ -133,7 +98,7 @@ class Engine:
     def _call(self) -> list[Event]:
         """One call of the Engine."""
         if not all(one.answered for one in self.running):
-            self._forecast()
+            self._expect()
         told: list[Event] = []
         seen = self._read(self.engine.run(self.buffer), told)
         self.tally.steps += 1
@@ -174,7 +139,7 @@ class Engine:
         """Waiting requests in order, as long as there are places, tokens in the next call, and blocks by our forecast.
 
         What does not fit into a call waits: attention fills up all prompts of a call to the one with the most behind
-        it, and one that is cut short is behind from then on.
+        it, and one that is cut short is behind from then on. Of those with a grammar one is begun between two calls.
         """
         closed = any(one.suspect for one in self.running)
         for one in list(self.waiting):
@@ -183,21 +148,23 @@ class Engine:
             if one.request.guidance and (closed or (one.suspect and self._guided())):
                 closed = True  # to those behind it, too
                 continue
-            self._hash(one)
-            if self._in_flight(one):
+            self.forecast.name(one)
+            if self.forecast.is_awaited(one, self.running):
                 continue
             reading, room = self._next_call()
-            if reading and reading + min(len(one.tokens) - self._known(one), CHUNK) > room:
+            if reading and reading + min(len(one.tokens) - self.forecast.known(one), CHUNK) > room:
                 return
-            if self.running and not self._fits(one):
+            if self.running and not self.forecast.fits(one, self.running):
                 return
             self.waiting.remove(one)
             try:
                 self._begin(one)
                 self.running.append(one)
-                self.held.update(one.hashes)
+                self.forecast.hold(one)
             except Exception as error:  # a schema that its grammar library refuses, for one
                 self.ended.append(Event(one.number, finish="refused", error=str(error).strip()[:300]))
+            if one.request.guidance:
+                return  # to make its grammar took its time: those that run get their call before the next
 
     def _begin(self, one: Turn) -> None:
         """A greedy request goes on from its tokens; another draws them again, from the same seed, unseen."""
@@ -216,19 +183,14 @@ class Engine:
             options.set_guidance(wanted.guidance.kind, wanted.guidance.text)
         one.turn = one.handle.begin_turn(tokens, options)
         self.turn_of[one.handle] = one
-        one.read = self._known(one)
+        one.read = self.forecast.known(one)
 
     def _next_call(self) -> tuple[int, int]:
         """Tokens of prompts in it, and how many there may be: those that follow an answer come first."""
         room = self.limits.max_step_tokens - sum(one.answered for one in self.running)
         return sum(min(one.unread, CHUNK) for one in self.running), room
 
-    def _known(self, one: Turn) -> int:
-        """Tokens that lie in blocks already; the last is always computed."""
-        known = next((at for at, content in enumerate(one.hashes) if content not in self.filled), len(one.hashes))
-        return min(known * self.limits.block_size, len(one.tokens) - 1)
-
-    def _forecast(self) -> None:
+    def _expect(self) -> None:
         """The next call computes what follows an answer first, then prompts in their order."""
         _, room = self._next_call()
         for one in self.running:
@@ -237,7 +199,8 @@ class Engine:
 
     def _translate(self, one: Turn, raw: Any, flags: int) -> list[Event]:
         if not one.answered:
-            self._answered(one)
+            one.answered = True
+            self.forecast.fill(one)
         token = raw.token if flags & TOKEN else None
         if token is not None:
             self.tally.rows += 1
@@ -300,57 +263,12 @@ class Engine:
     def _leave(self, one: Turn, *, finished: bool = False) -> None:
         """Out of the Engine: a request that is not closed keeps its place and its blocks."""
         self.running.remove(one)
-        self._let_go(one.hashes)
+        self.forecast.let_go(one)
         del self.turn_of[one.handle]
         if not finished:
             one.handle.cancel_turn(one.turn)
         one.handle.close()
         one.handle = None
-
-    def _let_go(self, hashes: Sequence[bytes]) -> None:
-        for content in hashes:
-            self.held[content] -= 1
-            if not self.held[content]:
-                del self.held[content]
-
-    # --- what we know of its blocks -----------------------------------------------------------------------------------
-
-    def _used(self) -> int:
-        """Blocks of those that run with a next token, a full block that several share counted once."""
-        for one in self.running:
-            self._hash(one, holds=True)
-        return len(self.held) + sum(self._open_blocks(one) for one in self.running)
-
-    def _fits(self, one: Turn) -> bool:
-        """Whether its blocks are free by our forecast."""
-        own = self._open_blocks(one) + sum(content not in self.held for content in one.hashes)
-        return self._used() + own <= self.limits.num_blocks
-
-    def _open_blocks(self, one: Turn) -> int:
-        """Blocks that its next token needs, beside those that are full."""
-        return -(-(len(one.tokens) + 1) // self.limits.block_size) - len(one.hashes)
-
-    def _hash(self, one: Turn, *, holds: bool = False) -> None:
-        """Know the full blocks of its tokens; one that runs holds them."""
-        known = len(one.hashes)
-        if len(one.tokens) // self.limits.block_size > known:
-            one.hashes = chain(one.tokens, self.limits.block_size, one.hashes)
-            if holds:
-                self.held.update(one.hashes[known:])
-
-    def _in_flight(self, one: Turn) -> bool:
-        """Whether somebody is computing the next block of its prefix; the last token is always left to compute."""
-        sharable = one.hashes[: (len(one.tokens) - 1) // self.limits.block_size]
-        missing = next((content for content in sharable if content not in self.filled), None)
-        return missing is not None and any(missing in other.hashes for other in self.running if not other.answered)
-
-    def _answered(self, one: Turn) -> None:
-        one.answered = True
-        for content in one.hashes:
-            self.filled[content] = None
-            self.filled.move_to_end(content)
-        while len(self.filled) > self.limits.num_blocks:
-            self.filled.popitem(last=False)
 
 
 def library() -> Any:

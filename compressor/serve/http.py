@@ -292,7 +292,7 @@ def start(served: Served, make: Callable[[], Backend], options: Options, queue: 
 
 
 def run(server: Server, place: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what was begun."""
+    """Serve until SIGTERM or SIGINT, then finish what was begun. Before, nothing is, and either ends the process."""
     patience = server.options.drain_seconds
     config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)

@@ -17,6 +17,9 @@ from compressor.serve.backend import Guidance, Sampling
 
 MAX_STOPS = 4  # as OpenAI has it
 LONGEST_STOP = 4096  # characters
+MERGES = 8  # of a schema with others that hold of the same value: the grammar library multiplies what they allow
+NOTES = {"title", "description", "default", "examples", "deprecated", "$comment", "$defs", "definitions"}
+LARGEST_SCHEMA = 1 << 15  # characters; its grammar is made between two calls, while all streams wait
 # For the grammar library (llguidance): else a model that was never taught JSON may write white space for ever.
 COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 UNSUPPORTED = "unsupported"  # the kind of error that a field of these is, with another value
@@ -71,6 +74,16 @@ class JsonSchema(Part):
 class ResponseFormat(Part):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+
+    @field_validator("json_schema")
+    @classmethod
+    def _of_bounded_size(cls, given: JsonSchema | None) -> JsonSchema | None:
+        size = len(json.dumps(given.schema_)) if given else 0
+        if size > LARGEST_SCHEMA:
+            raise ValueError(f"a schema of {size} characters; at most {LARGEST_SCHEMA}")
+        if given and (merges := _merges(given.schema_)) > MERGES:
+            raise ValueError(f"{merges} schemas are to hold beside others (allOf, keys beside $ref); at most {MERGES}")
+        return given
 
     @model_validator(mode="after")
     def _with_its_schema(self) -> ResponseFormat:
@@ -182,6 +195,19 @@ class Chat(Common):
     @property
     def wanted(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+
+def _merges(schema: Any) -> int:
+    """Schemas in it that hold of the same value as another: what `allOf` adds to its first, and what a `$ref` refers to
+    where keys stand beside it."""
+    if isinstance(schema, list):
+        return sum(map(_merges, schema))
+    if not isinstance(schema, dict):
+        return 0
+    together = schema.get("allOf")
+    own = max(len(together) - 1, 0) if isinstance(together, list) else 0
+    own += "$ref" in schema and bool(schema.keys() - NOTES - {"$ref"})
+    return own + sum(map(_merges, schema.values()))
 
 
 def explain(error: ValidationError) -> tuple[str | None, str]:

@@ -178,6 +178,21 @@ def test_the_engine_guides_by_a_schema(tiny: Tiny) -> None:
     assert broken.finish == "refused"
 
 
+def test_grammars_are_made_one_between_two_calls(tiny: Tiny) -> None:
+    """Each takes its time, in which all that run wait: so they, and whoever cancels, come in between."""
+    backend = tiny(None).make("engine", ROOMY)
+    numbers = [backend.submit(Request((5, 6), 9, guidance=Guidance("regex", "[ab]{9}"))) for _ in range(4)]
+    backend.submit(Request((5, 6), 9))
+    backend.step()
+    assert (backend.usage().running, backend.usage().waiting) == (1, 4)
+    backend.step()
+    assert (backend.usage().running, backend.usage().waiting) == (2, 3)
+    for number in numbers:
+        backend.cancel(number)
+    backend.step()
+    assert backend.usage().running == 1
+
+
 def test_a_grammar_that_fails_a_call_is_refused_and_nobody_else_is(tiny: Tiny) -> None:
     """The snowman takes three tokens, at the third of which the grammar library fails, and with it every call."""
     model = tiny(None)

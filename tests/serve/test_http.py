@@ -226,6 +226,14 @@ def test_output_can_be_held_to_a_schema(client: Client) -> None:
     assert json.loads(text) == {"n": 7}
 
 
+def held_to(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+
+
+# The library goes over the product of their automata: of twelve for seconds, of twenty without end, and all wait.
+INTERSECTED = {"allOf": [{"type": "string", "pattern": f".*a{each}.*"} for each in range(20)]}
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "why"),
     [
@@ -244,6 +252,8 @@ def test_output_can_be_held_to_a_schema(client: Client) -> None:
         ({"stop": ["x" * 5000]}, 400, "stop: at most 4 strings of 1 to 4096 characters"),
         ({"stop": ""}, 400, "stop: at most 4 strings of 1 to 4096 characters"),
         ({"response_format": {"type": "json_schema"}}, 400, "type json_schema and a json_schema go together"),
+        (held_to({"enum": ["x" * 40000]}), 400, "response_format.json_schema: a schema of 40014 characters; at most"),
+        (held_to(INTERSECTED), 400, "response_format.json_schema: 19 schemas are to hold beside others"),
         ({"tempreature": 1}, 400, "tempreature"),
         ({"temperature": 3}, 400, "temperature"),
         ({"max_tokens": 0}, 400, "max_tokens"),
