@@ -299,7 +299,7 @@ def _paged_twin(draft: Draft, config: Mapping[str, Any], recipe: Recipe) -> list
         cache = cache_calibration.kept(draft.folder, recipe, text)
         paged.write(draft.folder, config, "cuda" if recipe.target == "cuda" else "cpu", cache)
     except RequestError as error:
-        return [str(error)]
+        return [f"{error}; `compress generate --batching static` answers without pages"]
     draft.facts |= {"cache_calibration": text.facts} if text else {}
     return []
 

@@ -246,7 +246,9 @@ def _scalar(value: ir.Value) -> float | None:
 def _axis(value: ir.Value, axis: int, layer: int) -> int:
     size = None if value.shape is None else value.shape[axis]
     if not isinstance(size, int):
-        raise _refusal(layer, f"{value.name} states no number of heads")
+        raise _refusal(
+            layer, f"{value.name} states no number of heads, as where they are folded into the batch (Bloom)"
+        )
     return size
 
 
