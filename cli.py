@@ -243,8 +243,9 @@ def validate(
         pipeline.validate(ours, theirs, recipe, provider=provider, track=terminal.progress()), earlier
     )
     if output:
-        output.mkdir(parents=True, exist_ok=True)
-        pipeline.write_report(output, report, strict=strict)
+        with ending.writing():
+            output.mkdir(parents=True, exist_ok=True)
+            pipeline.write_report(output, report, strict=strict)
     showing.write_for_ci(report, junit, summary, strict=strict)
     showing.report(report, None, strict=strict, as_json=json_)
     ending.fail_by_verdict(report, strict=strict)
@@ -312,7 +313,8 @@ def bench(
         points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), terminal.progress())
     rows = benchmark.rows(points)
     if output:
-        benchmark.write(output, rows, benchmark.plots(points))
+        with ending.writing():
+            benchmark.write(output, rows, benchmark.plots(points))
     terminal.emit(rows) if json_ else terminal.table(f"on {provider}", rows)
     if not json_:
         terminal.show(*tables.bars(rows))
@@ -337,7 +339,8 @@ def _bench_serving(
     loads = streams.measure({name: Served.open(path) for name, path in names.items()}, wanted, terminal.progress())
     rows = streams.rows(loads)
     if output:
-        benchmark.write(output, rows, streams.plots(loads))
+        with ending.writing():
+            benchmark.write(output, rows, streams.plots(loads))
     terminal.emit(rows) if as_json else terminal.table("by number of streams", rows)
 
 

@@ -6,13 +6,13 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from compressor.command.arguments import INTERRUPTED
 from compressor.command.terminal import say
-from compressor.errors import BUG, DONE, MACHINE_CANNOT, CompressError, LimitMissedError
+from compressor.errors import BUG, DONE, MACHINE_CANNOT, CompressError, LimitMissedError, RequestError, in_a_line
 
 if TYPE_CHECKING:
     from compressor.artifact import Artifact
@@ -66,6 +66,15 @@ def leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Around the files that a command writes beside its result. Raises: RequestError where one cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{error.filename}: cannot be written ({in_a_line(error)}); name another place") from None
 
 
 def fail_on_fallbacks(made: Artifact, *, strict: bool) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.command.ending import writing
 from compressor.command.terminal import emit, show, table
-from compressor.errors import RequestError, in_a_line
 from compressor.report import tables
 
 if TYPE_CHECKING:
@@ -85,11 +85,8 @@ def facts(found: dict[str, Any], as_json: bool) -> None:
 
 
 def write_for_ci(report: Report, junit: Path | None, summary: Path | None, *, strict: bool) -> None:
-    """What a CI server reads: JUnit XML, and Markdown behind what other steps said.
-
-    Raises: RequestError where one of them cannot be written.
-    """
-    try:
+    """What a CI server reads: JUnit XML, and Markdown behind what other steps said. Raises: as `writing`."""
+    with writing():
         if junit:
             from compressor.report.junit import render
 
@@ -98,5 +95,3 @@ def write_for_ci(report: Report, junit: Path | None, summary: Path | None, *, st
         if summary:
             with summary.open("a", encoding="utf-8") as file:
                 file.write(report.to_markdown(strict=strict) + "\n")
-    except OSError as error:
-        raise RequestError(f"{error.filename}: cannot be written ({in_a_line(error)}); name another place") from None

@@ -221,7 +221,8 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], lines: dict[Place
     for override in overrides:
         place = yaml_text.override(data, override)
         lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
-        lines[place] = f"--set {override}"
+        begun = (place[:end] for end in range(1, len(place)) if place[:end] not in lines)
+        lines |= dict.fromkeys((*begun, place), f"--set {override}")
     _imply_method(data.get("quantize"))
     try:
         # JSON mode: a list is a tuple, and "4" is still no number. A date of YAML is the text it was written as.

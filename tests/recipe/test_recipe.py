@@ -115,6 +115,7 @@ def test_a_later_set_wins_over_an_earlier() -> None:
     [
         ("quantize.rtn.bits=5", "quantize.rtn.bits: 5 is not one of 8, 4, 3, 2."),
         ("quantize.rtn.group_size=48", "quantize.rtn.group_size: 48 is not one of -1, 16, 32, 64, 128, 256, tensor."),
+        ("quantise.rtn.bits=4", "recipe: unknown field 'quantise'. Did you mean 'quantize'?"),
         ("quantize.rtn.bit=4", "quantize.rtn: unknown field 'bit'. Did you mean 'bits'?"),
         ("validate={agreement: {max_kl: 0}}", "validate.agreement.max_kl: the value should be greater than 0, not 0"),
         ("quantize.rtn.bits", "write it as section.field=value, e.g. quantize.gptq.bits=3"),
