@@ -53,3 +53,17 @@ def make_names_unique(root: ir.Graph) -> bool:
                 value.name, modified = names.fresh(str(value.name)), True
             seen.add(value.name)
     return modified
+
+
+def name_nodes_apart(root: ir.Graph) -> None:
+    """Two nodes of a graph under one name are a file that ONNX Runtime does not load; none is a name for many."""
+    for graph in every_graph(root):
+        taken = {node.name for node in graph}
+        seen: set[str] = set()
+        for node in graph:
+            name = node.name or ""
+            if name in seen:
+                name = next(one for one in (f"{name}_{n}" for n in itertools.count(1)) if one not in taken)
+                node.name = name
+                taken.add(name)
+            seen |= {name} - {""}

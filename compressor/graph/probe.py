@@ -50,6 +50,7 @@ class Probe:
     known: tuple[ir.Model, Outputs] | None = field(default=None, repr=False)  # answers that were seen already
     one_size: bool = False  # of a graph with free axes that runs at no second size of ours
     threads: int = 0  # that compute; 0: one for each core
+    brain: bool = False  # of a graph in bfloat16, for which the CPU has no kernels: computed in float32, and rounded
 
     def shaken(self, seed: int) -> Probe:
         """The same calls with floats that are rounded another way, up or down by half a digit."""
@@ -69,7 +70,8 @@ class Probe:
         """Outputs by name and call; of a decoder, what it promises."""
         if self.known and self.known[0] is model:
             return self.known[1]
-        session = open_session(model, "exact", lean=True, spinning=False, threads=self.threads)
+        runs = _as_float32(model) if self.brain else model
+        session = open_session(runs, "exact", lean=True, spinning=False, threads=self.threads)
         found: Outputs = {}
         for at, feeds in enumerate(self.calls):
             for name, value in _answer(session, feeds).items():
@@ -80,16 +82,18 @@ class Probe:
 
 def find(model: ir.Model, seed: int = 0, *, threads: int = 0) -> Probe | None:
     """Inputs at which a graph runs; None when none of those we make up does."""
-    if decoder := Decoder.of(model):
-        return Probe(tuple(decoder.probes(seed)), decoder, threads=threads)
+    brain = _is_bfloat16(model)
+    runs = _as_float32(model) if brain else model
+    if decoder := Decoder.of(runs):
+        return Probe(tuple(decoder.probes(seed)), decoder, threads=threads, brain=brain)
     # A graph that does not load at all is the caller's error, and said as such.
-    session = open_session(model, "exact", lean=True, spinning=False, threads=threads)
-    first = _first_to_run(session, _candidates(model, FREE_AXES, seed))
+    session = open_session(runs, "exact", lean=True, spinning=False, threads=threads)
+    first = _first_to_run(session, _candidates(runs, FREE_AXES, seed))
     if first is None:
         return None
     found = [first]
-    others = (one | _other_defaults(model) for one in _candidates(model, OTHER_AXES, seed + 1))
-    free = _has_choices(model)
+    others = (one | _other_defaults(runs) for one in _candidates(runs, OTHER_AXES, seed + 1))
+    free = _has_choices(runs)
     if free and (second := _first_to_run(session, (one for one in others if _differs(one, first[0])))):
         found.append(second)
     answers: Outputs = {}
@@ -97,8 +101,23 @@ def find(model: ir.Model, seed: int = 0, *, threads: int = 0) -> Probe | None:
         for name, value in call.items():
             answers |= arrays(f"{name} of call {at}", value)
     return Probe(
-        tuple(feeds for feeds, _ in found), known=(model, answers), one_size=free and len(found) == 1, threads=threads
+        tuple(feeds for feeds, _ in found),
+        known=(model, answers),
+        one_size=free and len(found) == 1,
+        threads=threads,
+        brain=brain,
     )
+
+
+def _is_bfloat16(model: ir.Model) -> bool:
+    return any(one.dtype == ir.DataType.BFLOAT16 for one in (*model.graph.inputs, *model.graph.initializers.values()))
+
+
+def _as_float32(model: ir.Model) -> ir.Model:
+    from compressor.graph import narrow
+
+    model.graph.sort()  # cloning needs it
+    return narrow.runnable(model.clone(), ir.DataType.BFLOAT16)
 
 
 def _shake(feeds: Feeds, rng: np.random.Generator) -> Feeds:

@@ -86,9 +86,11 @@ def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = id
 def _optimize_one(view: Artifact, wanted: Wanted, draft: Draft, track: Track) -> None:
     import passes
     from passes.import_normalization import lower_versions
+    from passes.naming import name_nodes_apart
 
     model = load_model(view.model)
     lower_versions(model)  # else ONNX Runtime could not tell what the file answers
+    name_nodes_apart(model.graph)
     chosen = [_made(one) for one in wanted.passes]
     threads = 1 if view.nbytes < SHARED_OUT else 0
     inputs = probe.find(model, threads=threads) or probe.Probe(())  # no call: all there is to see is that it loads

@@ -87,6 +87,17 @@ def test_sizes_that_no_memory_holds_are_not_tried() -> None:
     assert probe.find(graphs.build(five, shape=np.array([7, 7]))) is None
 
 
+def test_a_graph_in_bfloat16_is_asked_in_float32() -> None:
+    """ONNX Runtime's CPU has no Relu for it."""
+    text = "(bfloat16[N,2] x) => (bfloat16[N,2] y) { a = Identity(x)  y = Relu(a) }"
+    found, model = probe.find(graphs.build(text)), graphs.build(text)
+    assert found is not None
+    _, (outcome,) = run_passes(model, [NoopElimination()], found)
+    assert (outcome.modified, outcome.worst_difference) == (True, 0.0)
+    other = found(graphs.build(text.replace("Relu", "Neg")))
+    assert any(not np.array_equal(found(model)[name], other[name]) for name in other)
+
+
 def test_an_input_larger_than_memory_is_not_made() -> None:
     assert probe.find(graphs.build("(float[100000,100000] x) => (float[100000,100000] y) { y = Neg(x) }")) is None
 

@@ -141,6 +141,16 @@ def test_a_file_of_newer_versions_is_compared_as_one_that_loads(tmp_path: Path, 
     assert compress("optimize", tmp_path / "out" / "model.onnx", "-o", tmp_path / "again").code == 0
 
 
+def test_nodes_of_one_name_get_names_of_their_own(tmp_path: Path, compress: Compress) -> None:
+    """A file that ONNX Runtime itself does not load."""
+    model = graphs.build("(float[2] x) => (float[2] y) { a = Relu(x)  b = Exp(a)  c = Neg(b)  y = Sin(c) }")
+    for node, name in zip(model.graph, ("n", "n", "", "n_1"), strict=True):
+        node.name = name
+    save_model(model, tmp_path / "a.onnx")
+    assert compress("optimize", tmp_path / "a.onnx", "-o", tmp_path / "out", "--strict").code == 0
+    assert [node.name for node in load_model(tmp_path / "out" / "model.onnx").graph][::3] == ["n", "n_1"]
+
+
 def test_what_the_runtime_says_is_told_without_its_sources(tmp_path: Path, compress: Compress) -> None:
     text = "(int32[2] x) => (int32[2] y) { y = Div(x, zero) }"
     path = tmp_path / "model.onnx"
