@@ -269,8 +269,8 @@ def check(
     if json_:
         documents = {name: one.to_json(strict=strict) for name, one in found.items()}
         terminal.emit(documents if len(models) > 1 else documents[models[0].name])
-    for name, one in found.items():
-        if not json_:
+    else:
+        for name, one in found.items():
             showing.prediction(name, one)
     verdicts = {name: one.verdict(strict=strict) for name, one in found.items()}
     if missed := [f"{artifact}: {name}: {one}" for name, one in verdicts.items() if one != prediction.RUNS]:
@@ -315,8 +315,10 @@ def bench(
     if output:
         with ending.writing():
             benchmark.write(output, rows, benchmark.plots(points))
-    terminal.emit(rows) if json_ else terminal.table(f"on {provider}", rows)
-    if not json_:
+    if json_:
+        terminal.emit(rows)
+    else:
+        terminal.table(f"on {provider}", rows)
         terminal.show(*tables.bars(rows))
 
 

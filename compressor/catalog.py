@@ -312,8 +312,8 @@ FORMAT_OF = {"generic": "qdq", "cpu": "matmulnbits", "cuda": "matmulnbits", "ten
 
 # Kind of source, or the exporter that its task names.
 EXPORTERS = {
-    "causal-lm": "compressor.export.text_generation:prepare",
-    "causal-lm-without-past": "compressor.export.text_generation:without_past",
+    "causal-lm": "compressor.export.causal_lm:prepare",
+    "causal-lm-without-past": "compressor.export.causal_lm:without_past",
     "encoder": "compressor.export.encoder:prepare",
     "seq2seq": "compressor.export.seq2seq:prepare",
     "torch-module": "compressor.export.torch_module:prepare",

@@ -62,7 +62,7 @@ def costs(source: Source, recipe: Recipe) -> dict[str, Cost]:
     cells = catalog.FORMATS[recipe.format].cells.get(bits, 8)
     group = weights.hidden if size in (PER_CHANNEL, "tensor") else int(size)
     budget = recipe.quantize.budget
-    each = budget.bits / 8 if budget and budget.bits else cells / 8 + 4 / max(group, 1)
+    each = budget.bits / 8 if budget and budget.bits else cells / 8 + 4 / max(group, 1)  # a group has a float32 scale
     packed = int(weights.matrices * each)
     tokens = recipe.calibration.samples * recipe.calibration.length if recipe.quantize.calibrated else 0
     activations = 4 * tokens * weights.hidden * ACTIVATION_COPIES
@@ -70,6 +70,7 @@ def costs(source: Source, recipe: Recipe) -> dict[str, Cost]:
     return {
         "export": Cost(float_bytes + GRAPH_BYTES, _export_peak(weights, float_bytes)),
         "optimize": Cost(float_bytes + GRAPH_BYTES, LIBRARIES_BYTES + 2 * float_bytes),
+        # a code takes a byte; a group has a scale and a zero point
         "quantize": Cost(int(weights.matrices * (1 + 5 / max(group, 1))), LIBRARIES_BYTES + working),
         "package": Cost(packed + 4 * weights.others + GRAPH_BYTES, LIBRARIES_BYTES + packed + 4 * weights.widest),
     }

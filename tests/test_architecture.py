@@ -87,7 +87,7 @@ def test_the_graph_side_of_quantization_sees_no_solver(name: str) -> None:
         ),
         ("compressor.stages.quantizing", {"compressor.pipeline"}),
         ("compressor.quantize.solve", {"compressor.stages.quantizing"}),
-        ("compressor.export.causal_lm", {"compressor.export.text_generation"}),
+        ("compressor.export.causal_lm", set()),
         ("compressor.package.matmulnbits", {"compressor.package.embeddings"}),  # codes laid out alike
         ("compressor.package.qdq", {"compressor.package.qdq_embeddings"}),  # a head is a product like any other
     ],

@@ -56,8 +56,6 @@ DEFERRED = frozenset(
 ANNOTATIONS = frozenset({"numpy.typing", "numpy._typing"})
 METADATA = "importlib.metadata"
 GARBAGE = 100_000  # containers made and not yet gone, before Python looks which of them are; its own number is 700
-
-
 _LOCK = RLock()
 
 
@@ -145,7 +143,7 @@ class Metadata(ModuleType):
 
 
 def defer() -> None:
-    """From now on; modules that are loaded already stay so."""
+    """Put off the modules of DEFERRED from now on; what is loaded already stays loaded."""
     _put_off(Deferrer(DEFERRED))
     if METADATA not in sys.modules:
         importlib.__dict__["metadata"] = sys.modules[METADATA] = Metadata(METADATA)
@@ -157,7 +155,7 @@ def _put_off(deferrer: Deferrer) -> None:
 
 
 def hasten() -> None:
-    """For a command that works on graphs and multiplies no matrices, before it imports anything."""
+    """Make a command that works on graphs and multiplies no matrices start fast; called before it imports anything."""
     defer()
     _put_off(Deferrer(ANNOTATIONS, Annotations))
     gc.disable()  # what is imported stays
@@ -165,7 +163,7 @@ def hasten() -> None:
 
 
 def settle() -> None:
-    """After the imports: what is there now is never looked through for garbage, and what comes is, but seldom."""
+    """After the imports: their objects are never searched for garbage again, and later ones seldom."""
     gc.freeze()
     gc.set_threshold(GARBAGE)
     gc.enable()

@@ -21,6 +21,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from compressor.artifact import MODEL
 from compressor.export import (
     canonical,
     decoder_cases,
@@ -35,12 +36,16 @@ from compressor.export import (
 )
 from compressor.export.checkpoint import DTYPES, attention
 from compressor.export.decoder_module import PAST, TOTAL, DecoderModule
+from compressor.export.exporters import Exported
+from compressor.export.tasks import Task
 from compressor.export.tracing import SEQUENCE, quiet
 from compressor.export.unloaded import Unloaded
 from compressor.graph import narrow
 from compressor.graph.decoder import IDS, LOGITS, MASK, POSITIONS, Decoder, Feeds, positions
 from compressor.graph.session import load_model
 from compressor.providers import environment
+from compressor.recipe.recipe import Export
+from compressor.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,6 +53,27 @@ if TYPE_CHECKING:
 SHARE_OF_MEMORY = 0.5  # of what is free, that a reference may take
 TOTALS = {f"{PAST} + {SEQUENCE}": TOTAL, f"{SEQUENCE} + {PAST}": TOTAL}
 CACHE = re.compile(r"(?<=^past_key_values\.)\d+(?=\.)|(?<=^present\.)\d+(?=\.)")
+
+
+def prepare(source: Source, task: Task, options: Export) -> Exported:
+    """A checkpoint of a decoder -> one graph for prefill and decode."""
+    del task
+    return _exported(source, options, with_past=True)
+
+
+def without_past(source: Source, task: Task, options: Export) -> Exported:
+    """A checkpoint of a decoder -> one graph that reads whole texts: to score or to embed them."""
+    del task
+    return _exported(source, options, with_past=False)
+
+
+def _exported(source: Source, options: Export, *, with_past: bool) -> Exported:
+    origin = load(source.folder, options.opset, options.dtype)
+    return Exported(
+        {MODEL: lambda: export(origin, options.opset, with_past=with_past)},
+        lambda folder: prove(origin, folder / MODEL, options.dtype),
+        origin.facts,
+    )
 
 
 def load(folder: Path, opset: int, dtype: str = "float32") -> Unloaded:

@@ -82,7 +82,7 @@ def _streamed(folder: Path, task: Task, wanted: Export, stored: torch.dtype) -> 
 
 
 def _computed(exact: PreTrainedModel, loaded: PreTrainedModel, shards: Shards) -> dict[str, torch.Tensor]:
-    """Parameters that no checkpoint has, for the model computes them: positions as sines; here before rounding."""
+    """Parameters that the model computes and no checkpoint holds, such as positions as sines; not yet rounded."""
     known, parameters = weights.mapping(exact, shards), dict(exact.named_parameters(remove_duplicate=False))
     aliases = weights.aliases_of(parameters)
     found = {}

@@ -54,7 +54,7 @@ class Decoder:
             return None
         inputs = tuple(str(value.name) for value in model.graph.inputs)
         layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
-        return cls(layers, kv_heads, head_size, vocab, inputs, np.dtype(cache.numpy()), _unless(value, head_size))
+        return cls(layers, kv_heads, head_size, vocab, inputs, np.dtype(cache.numpy()), _value_size(value, head_size))
 
     @property
     def cache_names(self) -> list[str]:
@@ -140,7 +140,7 @@ class DecoderSession:
         return chosen
 
 
-def _unless(value: ir.Shape | None, head_size: int) -> int | None:
+def _value_size(value: ir.Shape | None, head_size: int) -> int | None:
     """The size of a value, where it is stated and not that of a key."""
     size = value[3] if value is not None else None
     return size if isinstance(size, int) and size != head_size else None

@@ -22,8 +22,8 @@ KEPT = MADE.keys() | MOVED | {"Shape"}
 def compute_wide(model: ir.Model, narrow: ir.DataType = BFLOAT16) -> None:
     """Every operator on a half type computes in float32; types and interface stay.
 
-    A file may leave the types between nodes unsaid: what is computed from wide inputs is wide where nobody says more,
-    and what is kept as it is says its type itself.
+    Where a file leaves the types between nodes unsaid, what is computed from float32 is taken for float32, and a node
+    that only moves or makes data is given the type of its input or of its attribute.
     """
     for node in list(model.graph):
         if node.op_type in KEPT and not node.domain and _gives(node) == narrow:

@@ -58,10 +58,10 @@ class Probe:
         return dataclasses.replace(self, calls=tuple(_shake(feeds, rng) for feeds in self.calls), known=None)
 
     def where_rows_see(self) -> Probe:
-        """The same calls, with masks of whole numbers and truths that show every row its first entry.
+        """The same calls, in whose masks of integers and booleans every row sees its first entry.
 
-        A half type hides no deeper than its range: what a row that sees nothing gives is the mean of all in float32,
-        and in float16 depends on scores.
+        The answer of a row that sees nothing depends on the type: in float32 every score is hidden equally deep and it
+        is the mean of all, and float16, whose range is smaller, lets differences of the scores through.
         """
         calls = tuple({name: _seen(name, value) for name, value in feeds.items()} for feeds in self.calls)
         return dataclasses.replace(self, calls=calls, known=None)

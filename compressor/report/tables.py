@@ -55,6 +55,7 @@ def plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `BRIEF` that a row has."""
     return {name: row[name] for name in BRIEF if name in row}
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compressor import sources
 from compressor.artifact import Artifact
 from compressor.data import calibration, samples
@@ -195,7 +198,7 @@ def _probes(reference: Subject) -> tuple[Feeds, ...]:
     return found.calls if found else ()
 
 
-def _agreement_tokens(windows: Windows | None, recipe: Recipe) -> Any:
+def _agreement_tokens(windows: Windows | None, recipe: Recipe) -> NDArray[np.int64] | None:
     """Two rows of real text, long enough for prompt and decode steps; None when there is none."""
     options = recipe.validate_.agreement
     length = options.length + options.decode_steps
