@@ -8,6 +8,8 @@ calibrated on the error of the layers before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,7 @@ from compressor.quantize import ranks
 from compressor.quantize.linears import Linear
 from compressor.quantize.memory import Scratch, copied, keep_heap_small, room
 from compressor.quantize.segments import Segment
-from compressor.quantize.threads import Map, a_batch_each, at_once, in_order
+from compressor.quantize.threads import a_batch_each, at_once, in_order
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -48,8 +50,7 @@ class Flow:
         for x in flow.run(segment): ...             # float32 or bfloat16 [tokens, in], batch by batch
         flow.resume(segment, rounded_weights)       # what flows on is x @ rounded
 
-    On a CPU several batches are on their way at a time, a thread each; `each` is a map of those threads, for what the
-    caller does with an x meanwhile. A batch's numbers do not depend on how many there are.
+    On a CPU several batches are on their way at a time, a thread each. A batch's numbers do not depend on how many.
     """
 
     def __init__(self, batches: Sequence[Feeds], *, dtype: torch.dtype, device: torch.device) -> None:
@@ -64,13 +65,15 @@ class Flow:
         self._long = IDS in batches[0] and batches[0][IDS].shape[1] > PLAIN_ATTENTION_TOKENS
         self._at_once = at_once()
         self._scratch = Scratch()
-        self.each: Map = map
 
-    def run(self, segment: Segment) -> Iterator[Tensor]:
-        """Run a segment on every batch; yields its x, kept until the weights to multiply it by are known."""
+    def run(self, segment: Segment, pool: ThreadPoolExecutor | None = None) -> Iterator[Tensor]:
+        """Run a segment on every batch; yields its x, kept until the weights to multiply it by are known.
+
+        pool: the threads of `a_batch_each`, of those who work on an x with them while the next is on its way.
+        """
         session = self._session(segment.model) if segment.model else None
         step, self._scratch = partial(self._step, segment, session), Scratch()
-        for index in self._one_by_one(step) if self._device.type == "cuda" else self._several(step):
+        for index in self._one_by_one(step) if self._device.type == "cuda" else self._several(step, pool):
             yield from self._inputs(segment, index)
         self._weights = []
 
@@ -92,14 +95,10 @@ class Flow:
             step(index)
             yield index
 
-    def _several(self, step: Callable[[int], None]) -> Iterator[int]:
+    def _several(self, step: Callable[[int], None], pool: ThreadPoolExecutor | None) -> Iterator[int]:
         """The same by several threads, as many batches at a time."""
-        with a_batch_each() as pool:
-            self.each = pool.map
-            try:
-                yield from in_order(pool, step, len(self._carried), self._at_once + 1)
-            finally:
-                self.each = map
+        with nullcontext(pool) if pool else a_batch_each() as threads:
+            yield from in_order(threads, step, len(self._carried), self._at_once + 1)
 
     def _step(self, segment: Segment, session: ort.InferenceSession | None, index: int) -> None:
         """Take one batch through a segment: its x, and what later segments read. Batches know nothing of each other."""

@@ -10,6 +10,7 @@ from compressor.quantize.flow import Flow
 from compressor.quantize.memory import return_free_memory
 from compressor.quantize.segments import Segment
 from compressor.quantize.statistics import SecondMoment
+from compressor.quantize.threads import a_batch_each
 
 
 def gather(flow: Flow, segment: Segment, device: torch.device) -> Tensor:
@@ -19,9 +20,11 @@ def gather(flow: Flow, segment: Segment, device: torch.device) -> Tensor:
     panels; the order of the sums, and with it their bits, is the same.
     """
     moment, one_of_several = SecondMoment(segment.width, device), ranks.count() > 1
-    for x in flow.run(segment):
-        if not one_of_several:
-            moment.add(x, flow.each)
+    with a_batch_each() as pool:
+        each = map if device.type == "cuda" else pool.map
+        for x in flow.run(segment, pool):
+            if not one_of_several:
+                moment.add(x, each)
 
     def add(panel: int) -> None:
         for x in flow.again(segment):
