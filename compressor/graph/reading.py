@@ -32,11 +32,17 @@ def read(path: Path) -> ir.Model:
 
 
 def from_message(proto: Any) -> ir.Model:
+    """Without a sparse tensor: weights and Constants have dense ones, and no other operator has any."""
+    from onnx import helper
+
     types = maps.take_out(proto.graph, _graphs(proto.graph))
     for graph in _graphs(proto.graph):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse))
         del graph.sparse_initializer[:]
+        for attribute in (one for node in graph.node if node.op_type == "Constant" for one in node.attribute):
+            if attribute.name == "sparse_value":
+                attribute.CopyFrom(helper.make_attribute("value", _dense(attribute.sparse_tensor)))
     model: ir.Model = ir.from_proto(proto)
     if types:
         model.graph.meta[maps.TYPES] = types

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
 from compressor.errors import RequestError
@@ -48,14 +50,19 @@ def _load_faults(subject: Subject) -> list[str]:
 
 def _interface_faults(candidate: Subject, reference: Subject) -> list[str]:
     faults = []
-    for kind in ("inputs", "outputs"):
-        ours, theirs = (_signature(getattr(one.model.graph, kind)) for one in (candidate, reference))
-        faults += [f"{kind[:-1]} {name} is {ours.get(name, 'missing')}, not {expected}"
+    for kind, values in (("input", _inputs), ("output", lambda model: model.graph.outputs)):
+        ours, theirs = (_signature(values(one.model)) for one in (candidate, reference))
+        faults += [f"{kind} {name} is {ours.get(name, 'missing')}, not {expected}"
                    for name, expected in theirs.items() if ours.get(name) != expected]  # fmt: skip
-        faults += [f"{kind[:-1]} {name} is new" for name in ours.keys() - theirs.keys()]
+        faults += [f"{kind} {name} is new" for name in ours.keys() - theirs.keys()]
     return faults
 
 
-def _signature(values: list[ir.Value]) -> dict[str, str]:
+def _inputs(model: ir.Model) -> list[ir.Value]:
+    """Before IR version 4 every weight had to be listed among them, whether or not anybody meant to set it."""
+    return [one for one in model.graph.inputs if model.ir_version >= 4 or not one.is_initializer()]
+
+
+def _signature(values: Iterable[ir.Value]) -> dict[str, str]:
     """Name -> type and rank; free axes may be named differently by another exporter."""
     return {str(v.name): f"{v.dtype}{[x if isinstance(x, int) else None for x in v.shape or ()]}" for v in values}

@@ -57,6 +57,15 @@ def test_a_sparse_weight_in_a_branch_is_one_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(laws.run(load_model(path), feeds)["y"], WEIGHT + 1)
 
 
+def test_a_sparse_constant_is_a_constant(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    proto = saved(path, "g (float[2,3] x) => (float[2,3] y) { w = Constant()  y = Add(x, w) }")
+    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("sparse_value", sparse([1, 5])))
+    onnx.save(proto, path)
+    feeds = {"x": np.ones((2, 3), np.float32)}
+    np.testing.assert_array_equal(laws.run(load_model(path), feeds)["y"], WEIGHT + 1)
+
+
 def test_a_sparse_weight_of_a_wrong_place_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     proto = saved(path, ADD)

@@ -280,6 +280,18 @@ def test_structure_of_equal_graphs_is_faultless(subject: Callable[..., Subject])
     assert (found.value, found.passed, found.note) == (0, True, "")
 
 
+@pytest.mark.parametrize(("ir_version", "faults"), [(3, 0), (4, 1)])
+def test_a_weight_among_the_inputs_is_a_callers_choice_from_ir_4_on(
+    ir_version: int, faults: int, subject: Callable[..., Subject]
+) -> None:
+    def model(inputs: str, version: int) -> ir.Model:
+        return graphs.build(f"({inputs}) => (float[2] y) {{ y = Add(x, w) }}", 8, version, w=graphs.normal(2))
+
+    reference = subject(model("float[2] x, float[2] w", ir_version), reference=True)
+    (found,) = structure.measure(subject(model("float[2] x", 8)), reference)
+    assert found.value == faults
+
+
 @pytest.mark.parametrize("content", [b"no graph", b"", None])
 def test_structure_of_a_broken_file_is_a_fault(content: bytes | None, subject: Callable[..., Subject]) -> None:
     reference, broken = subject(bigram(), reference=True), subject(bigram())
