@@ -36,7 +36,7 @@ def kernels_in(dtype: str, target: str, opsets: Mapping[str, int]) -> Callable[[
         return lambda node: tensorrt.refusal(node) is None and dtype in tensorrt.parsed().get(node.op_type, ())
     if target == "generic":
         return lambda node: _is_defined(node, dtype, opsets)
-    table = kernels.table()
+    table = kernels.newest()
     return lambda node: _has_kernel(node, dtype, PROVIDERS[target], opsets, table)
 
 

@@ -1,7 +1,7 @@
 """Which kernels an ONNX Runtime version has: (provider, operator, opset, types) -> a kernel, or none.
 
-The tables are data (`tables/onnxruntime-<version>.csv`), made from the wheels by `extract.py`; a version without one is
-judged by the newest table that is not newer. The match is ONNX Runtime's own:
+The tables are data (`tables/onnxruntime-<version>.csv`), made from the wheels by `extract.py`; the newest judges all
+targets. The match is ONNX Runtime's own:
 
     a kernel for opsets [first, last] serves an operator whose definition dates from `since` when
         first == since, or first < since <= last and the kernel states its last opset
@@ -18,15 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import RequestError
-
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 TABLES = Path(__file__).parent / "tables"
 HEADER = ("provider", "domain", "operator", "first", "last", "types")
 OPEN = 2**31 - 1  # the last opset of a kernel that names none
 PREFIX = "onnxruntime-"
-NEWEST = "9999"  # the newest table there is
 
 Types = Mapping[str, str | None]  # type variable, or name of an input or output -> the type it has in a node
 
@@ -66,15 +63,9 @@ class KernelTable:
 
 
 @functools.cache
-def table(version: str = NEWEST) -> KernelTable:
-    """The table of a version, or of the newest that is not newer. Raises: RequestError when there is none."""
-    known = sorted(versions(), key=_numbers)
-    chosen = [one for one in known if _numbers(one) <= _numbers(version)]
-    if not chosen:
-        raise RequestError(
-            f"onnxruntime {version} is older than every kernel table ({', '.join(known)}); install {known[0]} or newer"
-        )
-    return read(TABLES / file_name(chosen[-1]))
+def newest() -> KernelTable:
+    """The table of the newest version that there is one of."""
+    return read(TABLES / file_name(max(versions(), key=_numbers)))
 
 
 def versions() -> list[str]:

@@ -123,14 +123,14 @@ class Prediction:
         }
 
 
-def predict(model: ir.Model, target: str, version: str = kernels.NEWEST) -> Prediction:
-    """Place every node of a model for cpu, cuda or tensorrt, by the kernel table of an ONNX Runtime version.
+def predict(model: ir.Model, target: str) -> Prediction:
+    """Place every node of a model for cpu, cuda or tensorrt, by the newest kernel table of ONNX Runtime.
 
     Raises: RequestError for another target.
     """
     if target not in CHAINS:
         raise RequestError(f"--for {target}: no provider of that name; there are {', '.join(CHAINS)}")
-    table = kernels.table(version)
+    table = kernels.newest()
     whole, placed = _placed(model, target, table)
     return Prediction(
         target, table.version, tuple(placed), tuple(copies.find(placed)), tuple(advice.on(target, placed, whole))

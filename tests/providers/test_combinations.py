@@ -22,7 +22,7 @@ def kernel(provider: str, domain: str, op_type: str, dtype: str) -> bool:
     schema = kernels.schema(domain, op_type, 21 if not domain else 1)
     assert schema is not None
     types = {name: dtype for name in ("T", "T1", "T2")}
-    return kernels.table("9999").find(provider, domain, op_type, schema.since_version, types) is not None
+    return kernels.newest().find(provider, domain, op_type, schema.since_version, types) is not None
 
 
 def config_alone(folder: Path, model_type: str, architecture: str) -> Path:
