@@ -23,6 +23,7 @@ from compressor.serve.turn import Turn
 VERSION = "0.18."  # the Engine's interface is called experimental and moved with every release before
 EVENTS_A_STEP = 256
 CHUNK = 64  # tokens of one prompt in one call: attention computes all keys up to the last for each of them
+BESIDE = 256  # tokens of prompts in a call that others wait for, reading their answers: of a burst, no more begin
 TOKEN, FINISHED, BLOCKED, FAULT = 1, 2, 4, 8 | 16  # bits of an event's flags
 RETRIES = 3  # of a call that fails where nobody can be blamed
 
@@ -152,6 +153,8 @@ class Engine:
             if self.forecast.is_awaited(one, self.running):
                 continue
             reading, room = self._next_call()
+            if any(other.answered for other in self.running):
+                room = min(room, BESIDE)
             if reading and reading + min(len(one.tokens) - self.forecast.known(one), CHUNK) > room:
                 return
             if self.running and not self.forecast.fits(one, self.running):

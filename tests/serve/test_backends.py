@@ -14,7 +14,7 @@ import pytest
 from compressor.errors import MachineError, RequestError
 from compressor.serve.backend import Guidance, Limits, Request, Sampling
 from compressor.serve.blocks import chain
-from compressor.serve.engine import CHUNK, FAULT, RETRIES
+from compressor.serve.engine import BESIDE, CHUNK, FAULT, RETRIES
 from compressor.serve.served import BACKENDS
 from tests.serve.conftest import Subject, subject
 from tests.serve.serving import Outcome, mixed, serve
@@ -91,6 +91,17 @@ def test_prompts_that_fit_are_read_side_by_side(tiny: Tiny) -> None:
     assert backend.step() == []
     assert backend.usage().running == 4
     assert sum(event.token is not None for event in backend.step()) == 4
+
+
+def test_beside_an_answer_few_prompts_begin_in_a_call(tiny: Tiny) -> None:
+    """A burst of twelve: who reads an answer waits for four of them at most before the next token."""
+    backend = tiny(None).make("engine", ROOMY)
+    backend.submit(Request((5, 6), 40))
+    backend.step()
+    for each in range(12):
+        backend.submit(Request((2 + each,) * (CHUNK + 36), 3))
+    backend.step()
+    assert backend.usage().running == 1 + BESIDE // CHUNK
 
 
 def test_the_engines_forecast_counts_a_shared_block_once(tiny: Tiny) -> None:
