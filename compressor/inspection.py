@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ CODES = {
     "QLinearConv": 3,
     "QLinearMatMul": 3,
 }
+CACHE = re.compile(r"^(past_key_values|present)\.\d+")
 QUANTIZED, FLOATS = "quantized codes", "floats"
 
 
@@ -77,10 +79,13 @@ def interface(values: Iterable[ir.Value]) -> dict[str, str]:
     """Name -> type[shape]; a cache's many alike entries are one line."""
     lines: dict[str, str] = {}
     for value in values:
-        parts = str(value.name).split(".")
-        name = ".".join("N" if part.isdigit() else part for part in parts)
-        lines[name] = f"{value.dtype}[{', '.join(str(size) for size in value.shape or ())}]"
+        lines[_of_any_layer(value)] = f"{value.dtype}[{', '.join(str(size) for size in value.shape or ())}]"
     return lines
+
+
+def _of_any_layer(value: ir.Value) -> str:
+    """past_key_values.3.key -> past_key_values.N.key"""
+    return CACHE.sub(r"\1.N", str(value.name))
 
 
 def _operator(node: ir.Node) -> str:
@@ -97,8 +102,8 @@ def _dynamic_axes(inputs: Iterable[ir.Value]) -> dict[str, str]:
     for value in inputs:
         for axis, size in enumerate(value.shape or ()):
             if not isinstance(size, int):
-                found.setdefault(size.value or "?", []).append(f"{value.name}[{axis}]")
-    return {name: ", ".join(places) for name, places in found.items()}
+                found.setdefault(size.value or "?", []).append(f"{_of_any_layer(value)}[{axis}]")
+    return {name: ", ".join(dict.fromkeys(places)) for name, places in found.items()}
 
 
 def _initializers(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:

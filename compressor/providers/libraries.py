@@ -88,7 +88,7 @@ def obstacle(provider: str) -> str | None:
         return f"onnxruntime {ort.__version__} here was built without {provider}; {WHEEL}"
     if lacking := missing(provider):
         brought = dict.fromkeys(one.brought_by for one in lacking)
-        return f"{', '.join(one.name for one in lacking)} cannot be loaded; {' and '.join(brought)}"
+        return f"{', '.join(one.name for one in lacking)} cannot be loaded; what brings them: {' and '.join(brought)}"
     return _attempt(provider)
 
 
