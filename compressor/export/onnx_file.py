@@ -55,6 +55,11 @@ def _inputs(path: Path) -> Probe | None:
     return found if found and _alike(found(model), found(model)) else None
 
 
+def raised(path: Path, opset: int) -> tuple[ir.Model, str]:
+    """The graph of a file at a later opset, held to the file's answers; or as it was, and why."""
+    return _raised(path, opset, _inputs(path))
+
+
 def _raised(path: Path, opset: int, inputs: Probe | None) -> tuple[ir.Model, str]:
     """The graph at an opset; or as it was, and why."""
     model, reason = load_model(path), ""

@@ -32,7 +32,7 @@ from compressor.quantize.rewritten import refuse_quantized
 from compressor.recipe import formats
 from compressor.recipe.methods import Codebook, Gptq, LlmInt8, OnGrid, Rtn
 from compressor.recipe.recipe import Recipe
-from compressor.stages import budgeting, preparing
+from compressor.stages import budgeting, preparing, raising
 from compressor.stages.preparing import weights
 
 T = TypeVar("T")
@@ -118,8 +118,8 @@ def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Tr
 
 
 def _opened(path: Path, recipe: Recipe) -> ir.Model:
-    """The float graph, its stacks of matrices taken apart; a checkpoint holds them as they are."""
-    model = load_model(path)
+    """The float graph with room for codes, its stacks of matrices taken apart; a checkpoint holds them as they are."""
+    model = raising.with_room_for_codes(load_model(path), path, recipe)
     if not catalog.FORMATS[recipe.format].checkpoint:
         stacks.unstack(model)
     return model
