@@ -86,7 +86,9 @@ class _Writer:
             else:
                 array = np.ascontiguousarray(linear.read()[list(outliers or ())].numpy())
                 rows, kept = self._stored(linear, "kept", array), array.nbytes
-            self._node("Add", [y, self._node("MatMul", [x.picked, rows])])
+            y = self._node("Add", [y, self._node("MatMul", [x.picked, rows])])
+        if linear.dtype != np.float32:
+            self._node("Cast", [y], to=ir.DataType.from_numpy(linear.dtype))
         products.replace(self._model, linear, self._nodes)
         return codes.nbytes + scale.nbytes + kept
 
@@ -95,7 +97,8 @@ class _Writer:
         assert x is not None  # held by find_linears
         key = (x, str(outliers))
         if key not in self._activations:
-            self._activations[key] = self._quantized(x, linear.shape[0], outliers)
+            wide = x if linear.dtype == np.float32 else self._float(x)  # DynamicQuantizeLinear takes nothing else
+            self._activations[key] = self._quantized(wide, linear.shape[0], outliers)
         return self._activations[key]
 
     def _quantized(self, x: ir.Value, width: int, outliers: Outliers) -> _Activation:

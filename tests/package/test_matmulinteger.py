@@ -193,6 +193,20 @@ def test_a_bias_is_added_once_in_the_session_that_serves(form: str) -> None:
     np.testing.assert_allclose(served, laws.run(made, quiet)["y"], rtol=0, atol=0.02 * np.abs(served).max())
 
 
+@pytest.mark.parametrize("columns", [None, LOUD, 6.0])
+def test_codes_of_a_float16_graph_are_found_in_float32(columns: tuple[int, ...] | float | None) -> None:
+    """DynamicQuantizeLinear takes nothing else; the interface stays float16."""
+    text = "(float16[N,24] x) => (float16[N,16] y) { y = MatMul(x, w1) }"
+    made = graphs.build(text, opset=21, w1=WEIGHTS["w1"].astype(np.float16))
+    (linear,), _ = find_linears(made)
+    tensor = LlmInt8(6.0).solve(linear.read().float(), columns if isinstance(columns, tuple) else ())
+    matmulinteger.replace_linears(made, [linear], lambda name: tensor, {linear.name: columns}, "cpu")
+    x = feeds(BIASED)["x"].astype(np.float16)
+    found, expected = laws.run(made, {"x": x})["y"], x.astype(np.float32) @ WEIGHTS["w1"]
+    assert found.dtype == np.float16
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("opset", [13, 17, 18])
 def test_older_operator_sets_say_it_their_way(opset: int) -> None:
     made = decomposed(TEXT, LOUD, opset=opset)
