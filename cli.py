@@ -167,6 +167,7 @@ def optimize(
     wanted = optimizing.Target(target) if plain else _build(data, set_)
 
     def one(input_: Path, place: Path) -> None:
+        _refuse_itself(input_, place)
         made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(place, exact=True), terminal.progress())
         showing.artifact(made, json_)
         if explain and not json_ and (refusals := tables.refusals(made)):  # the document has them anyway
@@ -204,6 +205,7 @@ def quantize(
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
     recipe = _build(data, [*set_, *_budget(bits, max_increase)])
+    _refuse_itself(input_, output)
     given = sources.open_input(input_) if output.exists() else sources.open_input(input_, pipeline.get_ready)
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), terminal.progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
@@ -492,6 +494,12 @@ def _each(inputs: Sequence[Path], output: Path, work: Callable[[Path, Path], Non
         if codes[-1] == INTERRUPTED:
             break
     return max(codes)
+
+
+def _refuse_itself(input_: Path, output: Path) -> None:
+    """What is made would take the place of what it was made from."""
+    if input_.resolve() == output.resolve():
+        raise RequestError(f"{output}: is the input itself, and would be replaced; choose another -o")
 
 
 def _one_of(option: str, value: str, known: Sequence[str]) -> None:

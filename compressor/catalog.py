@@ -325,8 +325,8 @@ FACTORIES = "compressor.export.torch_module:find"  # torch:package.module:factor
 
 # Methods that write a quantized graph themselves, instead of a QTensor for each weight.
 REWRITERS = {
-    "none": "compressor.quantize.keep:quantize",
-    "static_qdq": "compressor.quantize.static_qdq:quantize",
+    "none": "compressor.quantize.rewriters.keep:quantize",
+    "static_qdq": "compressor.quantize.rewriters.static_qdq:quantize",
 }
 # Methods whose tensors only one operator computes with.
 OWN_FORMAT = {

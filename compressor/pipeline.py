@@ -128,7 +128,7 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
     key, options = keys.quantize(optimized.key, recipe)
     if done := shelf.find("quantize", key):
         return done
-    from compressor.quantize import ranks
+    from compressor.quantize.machine import ranks
     from compressor.stages import quantizing
 
     with shelf.timed_draft("quantize", key, options, {"key": optimized.key}) as draft:

@@ -21,6 +21,8 @@ from compressor.artifact import MANIFEST, UNHASHED, Artifact, try_open, versions
 from compressor.disk import flush, flushed, write_json
 from compressor.errors import MachineError, RequestError
 
+FULL_BELOW = 1 << 20  # bytes that are free, with what failed to be written still there
+
 
 @dataclass
 class Draft:
@@ -71,7 +73,7 @@ class Shelf:
             _write_manifest(draft, stage, key, options, source, files)
             _rename_into(folder, place)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if _has_no_room(error, place):
                 raise MachineError(f"{place}: the disk is full; free some space or choose another -o") from None
             if not folder.is_dir():
                 raise RequestError(f"{place}: cannot be made ({error.strerror}); choose another -o") from None
@@ -81,6 +83,12 @@ class Shelf:
             for parent in missing:
                 with suppress(OSError):  # it holds something by now
                     parent.rmdir()
+
+
+def _has_no_room(error: OSError, place: Path) -> bool:
+    """numpy's writes end short on a full disk and bring no error number."""
+    standing = next(folder for folder in place.parents if folder.is_dir())
+    return error.errno == errno.ENOSPC or (error.errno is None and shutil.disk_usage(standing).free < FULL_BELOW)
 
 
 def claim(place: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.qtensor import QTensor, rows_of_group
 from compressor.quantize.rtn import RoundToNearest
 from tests import graphs

@@ -17,7 +17,7 @@ from compressor import pipeline, sources
 from compressor.command import ending
 from compressor.errors import RequestError
 from compressor.progress import Track, identity
-from compressor.quantize import ranks
+from compressor.quantize.machine import ranks
 from compressor.recipe import recipe
 from compressor.shelf import Shelf
 

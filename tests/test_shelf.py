@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,6 +115,14 @@ def test_a_full_disk_is_the_machines_fault(shelf: Shelf) -> None:
     with pytest.raises(MachineError, match="the disk is full"), shelf.draft("export", KEY, {}, {}):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not shelf.root.exists()
+
+
+def test_a_short_write_on_a_full_disk_is_told_alike(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numpy ends one: without an error number. With room left it is another error, and stays what it is."""
+    for free, kind in ((4096, MachineError), (1 << 30, OSError)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(kind), shelf.draft("export", KEY, {}, {}):
+            raise OSError("4096 requested and 1024 written")
 
 
 # --- what is not ours ------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def guarded(command: Callable[[], object]) -> int:
 
 def among_ranks(command: Callable[[], object]) -> int:
     """The first process runs the command, the others what it shares out; all end with its code."""
-    from compressor.quantize import ranks
+    from compressor.quantize.machine import ranks
 
     if (code := guarded(ranks.join)) != DONE:
         return code

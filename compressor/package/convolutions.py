@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from compressor.package import dequantized, products
 from compressor.quantize.constants import drop_unread
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
 from compressor.quantize.qtensor import QTensor
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from compressor.package import products
 from compressor.quantize.codebook import CodebookTensor
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
 
 DOMAIN = "com.microsoft"
 QUANT_TYPES = {"fp4": 0, "nf4": 1}

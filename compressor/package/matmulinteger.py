@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from compressor.package import products
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
 from compressor.quantize.qtensor import QTensor
 
 UNSIGNED_TARGETS = ("cpu", "generic")

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from compressor import catalog
 from compressor.package import convolutions, products
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
+from compressor.quantize.machine.threads import a_weight_each
 from compressor.quantize.qtensor import QTensor
-from compressor.quantize.threads import a_weight_each
 
 DOMAIN = "com.microsoft"
 CELL_BITS = catalog.FORMATS["matmulnbits"].cells

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.quantize.constants import drop_unread
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
 
 
 def replace(model: ir.Model, linear: Linear, nodes: Sequence[ir.Node]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from compressor.package import convolutions, dequantized, products
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
 from compressor.quantize.qtensor import QTensor
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.quantize.linears import FLOATS
+from compressor.quantize.flow.linears import FLOATS
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import ranks, store
-from compressor.quantize.flow import Flow
-from compressor.quantize.linears import Linear
+from compressor.quantize import store
+from compressor.quantize.flow.flow import Flow
+from compressor.quantize.flow.linears import Linear
+from compressor.quantize.flow.segments import segments
 from compressor.quantize.llm_int8 import LlmInt8
+from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
-from compressor.quantize.segments import segments
 from compressor.quantize.statistics import ColumnMaximum
 
 # Tokens and output columns that a layer's two errors are measured on: they are sums over both, and this many tell

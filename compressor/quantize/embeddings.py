@@ -17,7 +17,7 @@ import torch
 
 from compressor.quantize import store
 from compressor.quantize.constants import constant
-from compressor.quantize.linears import Linear, as_linear
+from compressor.quantize.flow.linears import Linear, as_linear
 from compressor.quantize.qtensor import Grid
 from compressor.quantize.rtn import RoundToNearest
 

@@ -26,10 +26,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from compressor.quantize import fused
-from compressor.quantize.memory import room
+from compressor.quantize.machine import fused
+from compressor.quantize.machine.memory import room
+from compressor.quantize.machine.threads import one_thread
 from compressor.quantize.qtensor import PER_CHANNEL, Grid, QTensor, group_of_row, rows_of_group
-from compressor.quantize.threads import one_thread
 
 BLOCK = 128  # rows whose errors meet in one matrix product; the paper's block
 STRIPE = 16  # rows inside a block that look at each other one by one
@@ -48,7 +48,6 @@ class Gptq:
     group_size: int
     damping: float = 0.01
     act_order: bool = False
-    needs_moment = True
 
     def solve(self, weight: Tensor, moment: Tensor) -> QTensor:
         """weight float32 [in, out], moment [in, in] -> QTensor. Raises: NotPositiveDefiniteError, as `factorise`."""
@@ -188,7 +187,7 @@ def damped(moment: Tensor, damping: float) -> Tensor:
 
 def _gpu_kernel() -> ModuleType | None:
     """The loop over rows as a kernel, where Triton is: on Linux, torch's CUDA wheels bring it along."""
-    return import_module("compressor.quantize.gpu_rounding") if find_spec("triton") else None
+    return import_module("compressor.quantize.machine.gpu_rounding") if find_spec("triton") else None
 
 
 def _turned(matrix: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import awq, moments, ranks, smoothquant
-from compressor.quantize.flow import Flow
-from compressor.quantize.linears import Linear
+from compressor.quantize import awq, smoothquant
+from compressor.quantize.flow import moments
+from compressor.quantize.flow.flow import Flow
+from compressor.quantize.flow.linears import Linear
+from compressor.quantize.flow.segments import Segment, segments
+from compressor.quantize.machine import ranks
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.scaling import Pair, find_pairs
-from compressor.quantize.segments import Segment, segments
 from compressor.quantize.statistics import ColumnMaximum
 
 SAMPLE_TOKENS = 1024  # that SmoothQuant's error is measured on

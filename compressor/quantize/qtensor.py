@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from compressor.quantize import fused
+from compressor.quantize.machine import fused
 
 PER_CHANNEL, PER_TENSOR = -1, 0
 ROWS = -2  # the axis along which weights share a scale

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import RequestError
 from compressor.quantize.constants import constant, replace
-from compressor.quantize.linears import Linear, as_linear
+from compressor.quantize.flow.linears import Linear, as_linear
 
 MICROSOFT = "com.microsoft"
 # Norms that keep a rotation: where their input, or their sum's inputs, and their weight stand.

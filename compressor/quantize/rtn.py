@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressor.quantize import fused
+from compressor.quantize.machine import fused
 from compressor.quantize.qtensor import PER_TENSOR, Grid, QTensor, rows_of_group
 
 TILE_WEIGHTS = 1 << 17  # 512 KB of float32, which stay in a core's cache while torch goes over them eight times
@@ -27,7 +27,6 @@ class RoundToNearest:
     grid: Grid
     group_size: int
     weighted: bool = False
-    needs_moment = False
 
     def solve(self, weight: Tensor, moment: Tensor | None = None) -> QTensor:
         """weight float32 [in, out] -> QTensor.

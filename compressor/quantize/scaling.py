@@ -17,7 +17,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from compressor.quantize.constants import constant, replace
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
 
 MICROSOFT = "com.microsoft"
 # Weight and bias of a norm: its first output is linear in both.

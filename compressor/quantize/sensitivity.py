@@ -16,12 +16,12 @@ from torch import Tensor
 
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import moments
-from compressor.quantize.flow import Flow, product_dtype
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow import moments
+from compressor.quantize.flow.flow import Flow, product_dtype
+from compressor.quantize.flow.linears import Linear
+from compressor.quantize.flow.segments import segments
 from compressor.quantize.qtensor import Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.segments import segments
 from compressor.quantize.statistics import column_step, energy
 
 Losses = dict[str, dict[Choice, float]]  # by weight and choice

@@ -15,16 +15,18 @@ from torch import Tensor
 
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize import fused, moments, ranks, store, target
+from compressor.quantize import store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
-from compressor.quantize.flow import Flow, product_dtype
+from compressor.quantize.flow import moments
+from compressor.quantize.flow.flow import Flow, product_dtype
+from compressor.quantize.flow.linears import Linear
+from compressor.quantize.flow.segments import Segment, segments
 from compressor.quantize.gptq import Factorised, Gptq, NotPositiveDefiniteError, damped
-from compressor.quantize.linears import Linear
+from compressor.quantize.machine import fused, ranks
+from compressor.quantize.machine.threads import a_weight_each, at_once
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.segments import Segment, segments
 from compressor.quantize.statistics import column_step, energy
-from compressor.quantize.threads import a_weight_each, at_once
 
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from compressor.graph import value_types
 from compressor.quantize.constants import drop_unread
-from compressor.quantize.linears import STACK, stacked_weight
+from compressor.quantize.flow.linears import STACK, stacked_weight
 
 FIRST_OPSET_WITH_SPLIT_INPUT = 13
 

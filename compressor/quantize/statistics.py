@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.quantize.memory import Scratch, room
-from compressor.quantize.threads import Map
+from compressor.quantize.machine.memory import Scratch, room
+from compressor.quantize.machine.threads import Map
 
 # Output columns on which a weight's error is measured, evenly spread: the error is a sum over columns, and 128 of them
 # tell two grids apart at a fraction of the cost of all.

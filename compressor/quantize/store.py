@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compressor.disk import begin_flush
-from compressor.quantize import ranks
 from compressor.quantize.codebook import CodebookTensor
+from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
 
 FOLDER = "qtensors"

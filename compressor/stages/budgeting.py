@@ -21,9 +21,10 @@ from compressor.errors import RequestError
 from compressor.graph.decoder import IDS, Decoder, DecoderSession, Feeds
 from compressor.graph.session import open_session
 from compressor.progress import Track
-from compressor.quantize import ranks, sensitivity
+from compressor.quantize import sensitivity
 from compressor.quantize.budget import Option, Tradeoff
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.linears import Linear
+from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import PER_CHANNEL, Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.recipe import formats

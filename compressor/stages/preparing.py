@@ -15,7 +15,7 @@ from compressor import catalog
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import prepare, rotation
-from compressor.quantize.linears import Linear, find_linears
+from compressor.quantize.flow.linears import Linear, find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.recipe.methods import Dynamic, Gptq, OnGrid

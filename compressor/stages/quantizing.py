@@ -24,11 +24,12 @@ from compressor.errors import RequestError
 from compressor.graph.decoder import Feeds
 from compressor.graph.session import load_model, save_model
 from compressor.progress import Track
-from compressor.quantize import decompose, embeddings, fused, ranks, solve, stacks, store
-from compressor.quantize.linears import Linear
+from compressor.quantize import decompose, embeddings, solve, stacks, store
+from compressor.quantize.flow.linears import Linear
 from compressor.quantize.llm_int8 import LlmInt8 as Decomposition
+from compressor.quantize.machine import fused, ranks
 from compressor.quantize.qtensor import Choice
-from compressor.quantize.rewritten import refuse_quantized
+from compressor.quantize.rewriters.rewritten import refuse_quantized
 from compressor.recipe import formats
 from compressor.recipe.methods import Codebook, Gptq, LlmInt8, OnGrid, Rtn
 from compressor.recipe.recipe import Recipe

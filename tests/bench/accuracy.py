@@ -37,7 +37,7 @@ from compressor.data.calibration import Windows
 from compressor.data.vocabulary import Vocabulary
 from compressor.graph.decoder import Decoder, DecoderSession
 from compressor.graph.session import load_model, open_session
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.recipe import recipe
 from compressor.recipe.limits import Perplexity
 from compressor.shelf import Shelf

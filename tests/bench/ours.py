@@ -45,8 +45,9 @@ def main(optimized: Path, calibration: Path, output: Path, wanted: str = "") -> 
 def followed() -> Parts:
     """The parts of GPTQ; what is none of them is the loop around them."""
     from compressor import shelf
-    from compressor.quantize import gptq, linears, solve, statistics, store
-    from compressor.quantize.flow import Flow
+    from compressor.quantize import gptq, solve, statistics, store
+    from compressor.quantize.flow import linears
+    from compressor.quantize.flow.flow import Flow
 
     parts = Parts()
     parts.follow("everything else, and waiting for threads", pipeline, "quantize")

@@ -9,7 +9,7 @@ import torch
 
 from compressor.package import matmulbnb4
 from compressor.quantize.codebook import BOOKS, Codebook, CodebookTensor
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from tests import graphs, laws
 
 TEXT = """(float[N,T,ROWS] x) => (float[N,T,6] y) {

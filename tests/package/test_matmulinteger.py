@@ -17,10 +17,10 @@ from compressor.errors import RequestError
 from compressor.graph.session import open_session
 from compressor.package import matmulinteger
 from compressor.progress import identity
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
-from compressor.quantize.rewritten import refuse_quantized
+from compressor.quantize.rewriters.rewritten import refuse_quantized
 from compressor.quantize.rtn import RoundToNearest
 from compressor.recipe import recipe
 from compressor.stages import quantizing

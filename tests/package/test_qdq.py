@@ -12,7 +12,7 @@ import torch
 
 from compressor.graph.session import open_session
 from compressor.package import qdq
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from tests import graphs, laws

@@ -14,7 +14,7 @@ import torch
 from compressor.graph.decoder import Feeds
 from compressor.progress import identity
 from compressor.quantize import decompose, store
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.statistics import ColumnMaximum
 from tests import graphs

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.scaling import find_pairs
 from tests import graphs, laws
 

@@ -7,7 +7,7 @@ import torch
 
 from compressor.progress import identity
 from compressor.quantize import sensitivity
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.qtensor import Choice, Grid
 from compressor.quantize.rtn import RoundToNearest
 from tests.quantize.test_solve import WEIGHTS, batches, model

@@ -15,8 +15,8 @@ import torch
 from compressor.graph.decoder import Feeds
 from compressor.progress import identity
 from compressor.quantize import solve, store
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.gptq import Gptq
-from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import Choice, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.statistics import SecondMoment

@@ -13,7 +13,7 @@ import pytest
 
 from compressor import pipeline, sources
 from compressor.graph.session import load_model, save_model
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.stacks import unstack
 from compressor.recipe import recipe
 from compressor.shelf import Shelf

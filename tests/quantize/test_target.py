@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from compressor.progress import identity
-from compressor.quantize import moments, solve, store
+from compressor.quantize import solve, store
+from compressor.quantize.flow import moments
+from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.gptq import Gptq
-from compressor.quantize.linears import find_linears
 from compressor.quantize.qtensor import Grid
 from compressor.quantize.target import corrected
 from tests import graphs, laws

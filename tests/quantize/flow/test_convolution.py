@@ -12,13 +12,14 @@ import torch
 
 from compressor.package import matmulnbits, qdq
 from compressor.progress import identity
-from compressor.quantize import convolution, solve, store
+from compressor.quantize import solve, store
+from compressor.quantize.flow import convolution
+from compressor.quantize.flow.linears import find_linears
+from compressor.quantize.flow.segments import segments
 from compressor.quantize.gptq import Gptq
-from compressor.quantize.linears import find_linears
-from compressor.quantize.memory import Scratch
+from compressor.quantize.machine.memory import Scratch
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.segments import segments
 from compressor.quantize.statistics import SecondMoment
 from tests import graphs, laws
 

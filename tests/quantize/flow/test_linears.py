@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from compressor.graph.session import load_model, save_model
-from compressor.quantize.linears import find_linears
+from compressor.quantize.flow.linears import find_linears
 from tests import graphs
 from tests.decoders import Exported
 

@@ -16,10 +16,10 @@ from compressor.errors import RequestError
 from compressor.graph.decoder import Feeds
 from compressor.graph.session import open_session
 from compressor.progress import identity
-from compressor.quantize import pairs, static_qdq
-from compressor.quantize.pairs import Form
-from compressor.quantize.ranges import Range
-from compressor.quantize.rewritten import Rewritten
+from compressor.quantize.rewriters import pairs, static_qdq
+from compressor.quantize.rewriters.pairs import Form
+from compressor.quantize.rewriters.ranges import Range
+from compressor.quantize.rewriters.rewritten import Rewritten
 from compressor.recipe.methods import StaticQdq
 from tests import graphs, laws
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.quantize.convolution import Window, pixels_first
-from compressor.quantize.memory import Scratch
+from compressor.quantize.flow.convolution import Window, pixels_first
+from compressor.quantize.machine.memory import Scratch
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantized
 STACK = 3  # axes: [matrices, in, out]

@@ -24,10 +24,10 @@ from compressor.graph import value_types
 from compressor.graph.decoder import Feeds
 from compressor.graph.session import open_session
 from compressor.progress import Track
-from compressor.quantize import pairs
-from compressor.quantize.pairs import Form, Pairs
-from compressor.quantize.ranges import Range, observe
-from compressor.quantize.rewritten import Rewritten, label
+from compressor.quantize.rewriters import pairs
+from compressor.quantize.rewriters.pairs import Form, Pairs
+from compressor.quantize.rewriters.ranges import Range, observe
+from compressor.quantize.rewriters.rewritten import Rewritten, label
 from compressor.recipe.methods import StaticQdq
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")

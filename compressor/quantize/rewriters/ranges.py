@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from compressor.errors import RequestError, in_a_line
 from compressor.graph.decoder import Feeds
 from compressor.graph.session import open_session
-from compressor.quantize import ranks
+from compressor.quantize.machine import ranks
 
 BINS = 2048
 LEVELS = 128  # of the absolute value in int8

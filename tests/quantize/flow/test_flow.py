@@ -11,11 +11,11 @@ import torch
 
 from compressor.errors import RequestError
 from compressor.graph.decoder import Feeds
-from compressor.quantize.flow import Flow
-from compressor.quantize.linears import Linear, find_linears
+from compressor.quantize.flow.flow import Flow
+from compressor.quantize.flow.linears import Linear, find_linears
+from compressor.quantize.flow.segments import REMADE_BELOW_BYTES, segments
 from compressor.quantize.qtensor import Grid
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.segments import REMADE_BELOW_BYTES, segments
 from tests import decoders, graphs, laws
 from tests.decoders import Exported
 from tests.segment_graphs import TEXTS, small_graph
@@ -105,7 +105,7 @@ def test_the_flow_of_a_decoder(
     name: str, remade_below: int, exported: Callable[[str], Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is carried and whatever is made again."""
-    monkeypatch.setattr("compressor.quantize.segments.REMADE_BELOW_BYTES", remade_below)
+    monkeypatch.setattr("compressor.quantize.flow.segments.REMADE_BELOW_BYTES", remade_below)
     decoder = exported(name)
     check_flow(decoder.graph(), decoder_batches(decoder))
     check_flow(decoder.graph(), decoder_batches(decoder), rounded(decoder.graph()))

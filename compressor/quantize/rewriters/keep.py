@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize.rewritten import Rewritten
+from compressor.quantize.rewriters.rewritten import Rewritten
 from compressor.recipe.methods import Keep
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.quantize.memory import LARGE_PAGE, Scratch, copied, room
+from compressor.quantize.machine.memory import LARGE_PAGE, Scratch, copied, room
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3,), (LARGE_PAGE // 4, 2)])

@@ -21,11 +21,11 @@ from torch import Tensor
 from compressor.errors import RequestError, in_a_line
 from compressor.graph.decoder import IDS, MASK, Feeds
 from compressor.graph.session import open_session
-from compressor.quantize import ranks
-from compressor.quantize.linears import Linear
-from compressor.quantize.memory import Scratch, copied, keep_heap_small, room
-from compressor.quantize.segments import Segment
-from compressor.quantize.threads import a_batch_each, at_once, in_order
+from compressor.quantize.flow.linears import Linear
+from compressor.quantize.flow.segments import Segment
+from compressor.quantize.machine import ranks
+from compressor.quantize.machine.memory import Scratch, copied, keep_heap_small, room
+from compressor.quantize.machine.threads import a_batch_each, at_once, in_order
 
 if TYPE_CHECKING:
     import onnxruntime as ort

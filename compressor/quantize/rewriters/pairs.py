@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor.quantize.constants import drop_unread
-from compressor.quantize.ranges import Range
+from compressor.quantize.rewriters.ranges import Range
 from compressor.recipe.methods import StaticQdq
 
 Array = NDArray[Any]

@@ -25,7 +25,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="triton is not installed; torch's CUDA wheels bring it along")
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("TRITON_INTERPRET=1 lets Triton run on a CPU")
-    from compressor.quantize import gpu_rounding
+    from compressor.quantize.machine import gpu_rounding
 
     def round_block(self: Factorised, *values: torch.Tensor) -> None:
         target, given, pull, scale, zero, codes, errors = values

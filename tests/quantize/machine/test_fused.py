@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from compressor.quantize import fused
-from compressor.quantize.fused import LANES
 from compressor.quantize.gptq import Gptq
+from compressor.quantize.machine import fused
+from compressor.quantize.machine.fused import LANES
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from compressor.quantize.threads import AT_ONCE, a_batch_each, at_once, in_order, one_thread
+from compressor.quantize.machine.threads import AT_ONCE, a_batch_each, at_once, in_order, one_thread
 
 
 @pytest.fixture(params=[1, 3, 2 * AT_ONCE])

@@ -7,8 +7,8 @@ import pytest
 
 from compressor.errors import RequestError
 from compressor.graph.decoder import Feeds
-from compressor.quantize import ranges
-from compressor.quantize.ranges import Range, observe
+from compressor.quantize.rewriters import ranges
+from compressor.quantize.rewriters.ranges import Range, observe
 from tests import graphs
 
 MODEL = graphs.build("(float[N] x) => (float[N] y) { h = Mul(x, two) y = Relu(h) }", opset=21, two=np.float32(2))

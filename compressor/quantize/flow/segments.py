@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from compressor.graph import value_types
-from compressor.quantize.convolution import Window
-from compressor.quantize.linears import Linear
+from compressor.quantize.flow.convolution import Window
+from compressor.quantize.flow.linears import Linear
 
 # A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
 # than keeping a [batch, 1, sequence, sequence] mask for every batch.

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from compressor.quantize.linears import find_linears
-from compressor.quantize.segments import segments
+from compressor.quantize.flow.linears import find_linears
+from compressor.quantize.flow.segments import segments
 from tests.decoders import Exported
 from tests.segment_graphs import TEXTS, small_graph
 

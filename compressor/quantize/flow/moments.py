@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressor.quantize import ranks
-from compressor.quantize.flow import Flow
-from compressor.quantize.memory import return_free_memory
-from compressor.quantize.segments import Segment
+from compressor.quantize.flow.flow import Flow
+from compressor.quantize.flow.segments import Segment
+from compressor.quantize.machine import ranks
+from compressor.quantize.machine.memory import return_free_memory
+from compressor.quantize.machine.threads import a_batch_each
 from compressor.quantize.statistics import SecondMoment
-from compressor.quantize.threads import a_batch_each
 
 
 def gather(flow: Flow, segment: Segment, device: torch.device) -> Tensor:
