@@ -14,18 +14,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from compressor.errors import RequestError
+from pydantic import Field, ValidationError, model_validator
+
+from compressor.errors import RequestError, in_a_line
 from compressor.progress import Track, identity
+from compressor.serve import openai_schema
 from compressor.serve.backend import Backend, Request, Sampling
 from compressor.serve.served import Served
 from compressor.serve.text import Text
 
-FIELDS = {"id", "prompt", "tokens", "max_tokens", "temperature", "top_p", "seed", "stop"}
+
+class Line(openai_schema.Part):
+    """A line of the input: a text or tokens, and how they go on."""
+
+    id: Any = None  # none: the number of its line, from 0
+    prompt: str | None = None
+    tokens: list[int] | None = None
+    max_tokens: int = 16
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: str | list[str] = Field([])
+
+    @model_validator(mode="after")
+    def _text_or_tokens(self) -> Line:
+        if (self.prompt is None) == (self.tokens is None):
+            raise ValueError("a prompt is an object with `prompt` or `tokens`, one of them")
+        return self
 
 
 @dataclass
 class Prompt:
-    """A line of the input, and what has come of it."""
+    """What a line asks for, and what has come of it."""
 
     id: Any
     request: Request
@@ -103,7 +123,7 @@ def read(path: Path, served: Served) -> list[Prompt]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read ({error})") from None
+        raise RequestError(f"{path}: cannot be read ({in_a_line(error)})") from None
     found = [
         _prompt(line, f"{path}:{number}", number - 1, served) for number, line in enumerate(lines, 1) if line.strip()
     ]
@@ -114,24 +134,18 @@ def read(path: Path, served: Served) -> list[Prompt]:
 
 def _prompt(line: str, where: str, number: int, served: Served) -> Prompt:
     try:
-        data = json.loads(line)
-    except ValueError as error:
+        wanted = Line.model_validate(json.loads(line))
+        tokens = served.tokenizer.encode(wanted.prompt).ids if wanted.tokens is None else wanted.tokens
+        sampling = Sampling(wanted.temperature, wanted.top_p, wanted.seed)
+        request = Request(tuple(tokens), wanted.max_tokens, sampling)
+    except json.JSONDecodeError as error:
         raise RequestError(f"{where}: not JSON: {error}") from None
-    if not isinstance(data, dict) or ("prompt" in data) == ("tokens" in data) or data.keys() - FIELDS:
-        raise RequestError(
-            f"{where}: a prompt is an object with `prompt` or `tokens`, and of {', '.join(sorted(FIELDS))}"
-        )
-    if not isinstance(data.get("prompt", ""), str):
-        raise RequestError(f"{where}: `prompt` is to be a text")
-    try:
-        tokens = data["tokens"] if "tokens" in data else served.tokenizer.encode(data["prompt"]).ids
-        sampling = Sampling(float(data.get("temperature", 0)), float(data.get("top_p", 1)), int(data.get("seed", 0)))
-        stop = data.get("stop", [])
-        stops = (stop,) if isinstance(stop, str) else tuple(map(str, stop))
-        request = Request(tuple(int(one) for one in tokens), int(data.get("max_tokens", 16)), sampling)
-    except (TypeError, ValueError) as error:
+    except ValidationError as error:
+        raise RequestError(f"{where}: {openai_schema.explain(error)[1]}") from None
+    except (TypeError, ValueError) as error:  # a text that no tokenizer reads, a sampling that there is not
         raise RequestError(f"{where}: {error}") from None
-    return Prompt(data.get("id", number), request, where, stops)
+    stops = (wanted.stop,) if isinstance(wanted.stop, str) else tuple(wanted.stop)
+    return Prompt(number if wanted.id is None else wanted.id, request, where, stops)
 
 
 def _ids_of(output: Path) -> list[Any]:
