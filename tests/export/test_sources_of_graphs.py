@@ -18,7 +18,7 @@ from torch import nn
 
 from compressor import artifact, pipeline, sources
 from compressor.artifact import Artifact
-from compressor.errors import RequestError
+from compressor.errors import MachineError, RequestError
 from compressor.export import archive
 from compressor.graph.session import load_model, open_session
 from compressor.recipe import recipe
@@ -258,6 +258,6 @@ def test_a_full_disk_is_told_before_anything_is_written(
 ) -> None:
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(artifact.MachineError, match=r"GB will be written and 0\.0 GB are free"):
+    with pytest.raises(MachineError, match=r"GB will be written and 0\.0 GB are free"):
         export(program, tmp_path / "out")
     assert not (tmp_path / "out").exists()
