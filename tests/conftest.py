@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,6 +90,16 @@ def _written(folder: Path) -> Run:
     file = folder / "small.yaml"
     file.write_text(json.dumps(SMALL, indent=2), encoding="utf-8")  # JSON is YAML
     return Run(file, folder / "out")
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """An artifact that is served has the thread that opens it take them for zero; here that ends with the test."""
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture
