@@ -13,21 +13,18 @@ With --json one document goes to standard output; progress and messages go to st
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from compressor.command import ending, terminal
-from compressor.command.arguments import INTERRUPTED, Argument, Commands, Option
-from compressor.errors import DONE, LimitMissedError, MachineError, RequestError
-
-if TYPE_CHECKING:
-    from compressor.recipe.recipe import Recipe
-    from compressor.recipe.yaml_text import Place
+from compressor.command.arguments import Argument, Commands, Option
+from compressor.command.options import OPTIONS, budget, build, load, one_of, static_axes
+from compressor.command.places import each, refuse_itself
+from compressor.errors import LimitMissedError, MachineError, RequestError
 
 commands = Commands(
     help="PyTorch and Hugging Face models to ONNX: exported, optimized, quantized, and proven to work.",
@@ -61,17 +58,6 @@ Inputs = Annotated[
     list[Path], Argument(help="An artifact's folder, or a bare .onnx file; several: each into DIR/<its name>.")
 ]
 
-# The options of single commands by the place in a recipe that each fills: what is wrong there is said of the option.
-OPTIONS: Mapping[Place, str] = {
-    ("target",): "--for",
-    ("export", "task"): "--task",
-    ("export", "dtype"): "--dtype",
-    ("export", "opset"): "--opset",
-    ("optimize", "dtype"): "--dtype",
-    ("quantize",): "--method",
-    ("calibration", "source"): "--calibration",
-}
-
 
 @commands.add
 def run(
@@ -98,7 +84,7 @@ def run(
 
     path = shipped.find(recipe)
     named = [f"model={json.dumps(model)}"] if model else []
-    chosen = _load(path, [*named, *set_, *_budget(bits, max_increase)])
+    chosen = load(path, [*named, *set_, *budget(bits, max_increase)])
     place = output or Path("artifacts") / path.stem
     earlier = last_good.read(baseline) if baseline else None
     if dry_run:
@@ -132,7 +118,7 @@ def export(
 
     chosen = {"task": task, "dtype": dtype, "opset": opset, "trust_remote_code": remote_code or None}
     data = {"model": model, "export": {name: value for name, value in chosen.items() if value is not None}}
-    recipe = _build(data, [*_static(static), *set_])
+    recipe = build(data, [*static_axes(static), *set_])
     pipeline.refuse_remote_code(recipe, strict=strict)
     source = sources.find(recipe.model, remote_code=remote_code)
     made = pipeline.export(source, recipe, Shelf(output, exact=True), terminal.progress())
@@ -164,17 +150,17 @@ def optimize(
     deferred.settle()
     data = {"model": str(inputs[0]), "target": target, "optimize": {"dtype": dtype}}
     plain = not (set_ or dtype) and target in catalog.TARGETS  # else the recipe says what is wrong, or what was set
-    wanted = optimizing.Target(target) if plain else _build(data, set_)
+    wanted = optimizing.Target(target) if plain else build(data, set_)
 
     def one(input_: Path, place: Path) -> None:
-        _refuse_itself(input_, place)
+        refuse_itself(input_, place)
         made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(place, exact=True), terminal.progress())
         showing.artifact(made, json_)
         if explain and not json_ and (refusals := tables.refusals(made)):  # the document has them anyway
             terminal.table("left alone", refusals)
         ending.fail_on_fallbacks(made, strict=strict)
 
-    return _each(inputs, output, one)
+    return each(inputs, output, one)
 
 
 @commands.add
@@ -204,8 +190,8 @@ def quantize(
 
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
-    recipe = _build(data, [*set_, *_budget(bits, max_increase)])
-    _refuse_itself(input_, output)
+    recipe = build(data, [*set_, *budget(bits, max_increase)])
+    refuse_itself(input_, output)
     given = sources.open_input(input_) if output.exists() else sources.open_input(input_, pipeline.get_ready)
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), terminal.progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
@@ -238,7 +224,7 @@ def validate(
     data: dict[str, Any] = {"model": str(candidate)}
     if provider:
         data |= {"target": provider, "validate": {"latency": {}}}
-    recipe = _build(data, set_, {**OPTIONS, ("target",): "--provider"})
+    recipe = build(data, set_, {**OPTIONS, ("target",): "--provider"})
     ours, theirs = sources.open_input(candidate), sources.open_input(against)
     earlier = last_good.read(baseline) if baseline else {}
     report = last_good.judged(
@@ -391,8 +377,8 @@ def generate(
     from compressor.serve import offline
     from compressor.serve.served import BACKENDS, STATIC, Served
 
-    _one_of("--batching", batching, ("continuous", STATIC))
-    _one_of("--backend", backend, BACKENDS)
+    one_of("--batching", batching, ("continuous", STATIC))
+    one_of("--backend", backend, BACKENDS)
     name = STATIC if batching == STATIC else backend
     served = Served.open(artifact, paged=name != STATIC)
     make = served.backend(name, served.limits(max_batch, cache_tokens, threads))
@@ -421,7 +407,7 @@ def serve(
     """Serve an artifact with OpenAI's interface: completions, chat, streaming, metrics."""
     from compressor.serve.served import BACKENDS, Served
 
-    _one_of("--backend", backend, BACKENDS)
+    one_of("--backend", backend, BACKENDS)
     served = Served.open(artifact)
     try:
         from compressor.serve import http
@@ -475,65 +461,6 @@ def recipes(
     terminal.emit(found) if json_ else terminal.table(
         "recipes", [{"recipe": name, "for": text} for name, text in found.items()]
     )
-
-
-def _each(inputs: Sequence[Path], output: Path, work: Callable[[Path, Path], None]) -> int:
-    """Work on one input; on several each by itself, into a folder of its name. Returns: the gravest of their codes."""
-    if len(inputs) == 1:
-        work(inputs[0], output)
-        return DONE
-    places: dict[Path, Path] = {}
-    for path in inputs:
-        place = output / (path.stem if path.suffix == ".onnx" else path.resolve().name)
-        if place in places:
-            raise RequestError(f"{path}: goes to {place}, as {places[place]} does; run it with an output of its own")
-        places[place] = path
-    codes = []
-    for place, path in places.items():
-        codes.append(ending.guarded(functools.partial(work, path, place)))
-        if codes[-1] == INTERRUPTED:
-            break
-    return max(codes)
-
-
-def _refuse_itself(input_: Path, output: Path) -> None:
-    """What is made would take the place of what it was made from."""
-    if input_.resolve() == output.resolve():
-        raise RequestError(f"{output}: is the input itself, and would be replaced; choose another -o")
-
-
-def _one_of(option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise RequestError(f"{option} {value}: it is one of {', '.join(known)}")
-
-
-def _load(path: Path, overrides: Sequence[str]) -> Recipe:
-    from compressor.recipe import recipe
-
-    return recipe.load(path, overrides)
-
-
-def _build(data: dict[str, Any], overrides: Sequence[str], options: Mapping[Place, str] = OPTIONS) -> Recipe:
-    from compressor.recipe import recipe
-
-    return recipe.build(data, overrides, options)
-
-
-def _static(axes: str) -> list[str]:
-    """The option that fixes axes, as overrides."""
-    given = [one.strip() for one in axes.split(",") if one.strip()]
-    if odd := [one for one in given if "=" not in one]:
-        raise RequestError(f"--static {odd[0]}: write it as axis=size, e.g. batch_size=1")
-    return [f"export.static.{one}" for one in given]
-
-
-def _budget(bits: str | None, max_increase: float | None) -> list[str]:
-    """The options that name a budget, as overrides."""
-    if bits and "=" not in bits:
-        raise RequestError(f"--budget {bits}: write it as bits=4.25")
-    asked = [bits] if bits else []
-    asked += [] if max_increase is None else [f"max_ppl_increase={max_increase}"]
-    return [f"quantize.budget.{one}" for one in asked]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

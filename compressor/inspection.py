@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compressor.artifact import Artifact
+from compressor.graph.decoder import LAYER_OF_CACHE
 from compressor.graph.session import graph_nbytes, load_model
 
 # Operators that read codes, and the place of the input that holds them; scales and zero points are the rest.
@@ -24,7 +24,6 @@ CODES = {
     "QLinearConv": 3,
     "QLinearMatMul": 3,
 }
-CACHE = re.compile(r"^(past_key_values|present)\.\d+")
 QUANTIZED, FLOATS = "quantized codes", "floats"
 
 
@@ -85,7 +84,7 @@ def interface(values: Iterable[ir.Value]) -> dict[str, str]:
 
 def _of_any_layer(value: ir.Value) -> str:
     """past_key_values.3.key -> past_key_values.N.key"""
-    return CACHE.sub(r"\1.N", str(value.name))
+    return LAYER_OF_CACHE.sub("N", str(value.name))
 
 
 def _operator(node: ir.Node) -> str:

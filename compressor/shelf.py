@@ -19,7 +19,7 @@ from typing import Any
 
 from compressor.artifact import MANIFEST, UNHASHED, Artifact, try_open, versions
 from compressor.disk import flush, flushed, write_json
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 
 FULL_BELOW = 1 << 20  # bytes that are free, with what failed to be written still there
 
@@ -76,7 +76,7 @@ class Shelf:
             if _has_no_room(error, place):
                 raise MachineError(f"{place}: the disk is full; free some space or choose another -o") from None
             if not folder.is_dir():
-                raise RequestError(f"{place}: cannot be made ({error.strerror}); choose another -o") from None
+                raise RequestError(f"{place}: cannot be made ({in_a_line(error)}); choose another -o") from None
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -87,8 +87,7 @@ class Shelf:
 
 def _has_no_room(error: OSError, place: Path) -> bool:
     """numpy's writes end short on a full disk and bring no error number."""
-    standing = next(folder for folder in place.parents if folder.is_dir())
-    return error.errno == errno.ENOSPC or (error.errno is None and shutil.disk_usage(standing).free < FULL_BELOW)
+    return error.errno == errno.ENOSPC or (error.errno is None and _free_bytes(place) < FULL_BELOW)
 
 
 def claim(place: Path) -> None:
@@ -117,13 +116,18 @@ def claim(place: Path) -> None:
 
 def refuse_full_disk(place: Path, nbytes: int) -> None:
     """Raises: MachineError when what will be written has no room, before any of it is."""
-    standing = next(folder for folder in place.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(standing).free
+    free = _free_bytes(place)
     if nbytes > free:
         raise MachineError(
             f"{place}: about {nbytes / 1e9:.1f} GB will be written and {free / 1e9:.1f} GB are free; "
             "free some space or choose another -o"
         )
+
+
+def _free_bytes(place: Path) -> int:
+    """Of the disk on which a place will lie, whose folders need not be there yet."""
+    standing = next(folder for folder in place.absolute().parents if folder.is_dir())
+    return shutil.disk_usage(standing).free
 
 
 def _write_manifest(

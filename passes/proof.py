@@ -145,12 +145,13 @@ def _random_outputs(model: ir.Model) -> frozenset[str]:
     drawn: set[ir.Value | None] = set()
     for node in model.graph:
         inner = [node, *(n for subgraph in subgraphs(node) for n in every_node(subgraph))]
-        if any(_draws(n) or not drawn.isdisjoint(n.inputs) for n in inner):
+        if any(draws(n) or not drawn.isdisjoint(n.inputs) for n in inner):
             drawn.update(node.outputs)
     return frozenset(value.name or "" for value in model.graph.outputs if value in drawn)
 
 
-def _draws(node: ir.Node) -> bool:
+def draws(node: ir.Node) -> bool:
+    """Whether it answers anew at every run: a draw without a seed, or Dropout that is told to train."""
     if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
         training = constant(node.inputs[2])
         return training is None or bool(training.numpy().any())

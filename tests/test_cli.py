@@ -30,11 +30,12 @@ def complaint(outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("command", ["optimize", "quantize"])
 def test_what_is_made_does_not_take_the_place_of_its_input(command: str, tmp_path: Path, compress: Compress) -> None:
-    ended = compress(command, tmp_path / "a" / ".." / "b", "-o", tmp_path / "b")
-    assert (ended.code, complaint(ended)) == (
-        2,
-        f"{tmp_path / 'b'}: is the input itself, and would be replaced; choose another -o",
-    )
+    for input_ in (tmp_path / "a" / ".." / "b", tmp_path / "b" / "model.onnx"):
+        ended = compress(command, input_, "-o", tmp_path / "b")
+        assert (ended.code, complaint(ended)) == (
+            2,
+            f"{tmp_path / 'b'}: holds the input itself, and would be replaced; choose another -o",
+        )
 
 
 # --- exit codes ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 from compressor.recipe.recipe import Images
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -72,6 +72,6 @@ def _decode(file: Path, size: tuple[int, int], images: Images) -> NDArray[np.uin
             grey = len(images.mean) == 1
             pixels = picture.convert("L" if grey else "RGB").resize(size[::-1], Image.Resampling.BILINEAR)
     except (OSError, UnidentifiedImageError) as error:
-        raise RequestError(f"{file}: not a picture that can be decoded ({str(error)[:100]})") from None
+        raise RequestError(f"{file}: not a picture that can be decoded ({in_a_line(error)})") from None
     array = np.asarray(pixels, np.uint8)
     return array[..., None] if grey else array

@@ -12,7 +12,6 @@ torch.export traces with padding in the sample: an all-ones mask would disappear
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,7 @@ from compressor.export.tasks import Task
 from compressor.export.tracing import SEQUENCE, quiet
 from compressor.export.unloaded import Unloaded
 from compressor.graph import narrow
-from compressor.graph.decoder import IDS, LOGITS, MASK, POSITIONS, Decoder, Feeds, positions
+from compressor.graph.decoder import IDS, LAYER_OF_CACHE, LOGITS, MASK, POSITIONS, Decoder, Feeds, positions
 from compressor.graph.session import load_model
 from compressor.providers import environment
 from compressor.recipe.recipe import Export
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
 SHARE_OF_MEMORY = 0.5  # of what is free, that a reference may take
 TOTALS = {f"{PAST} + {SEQUENCE}": TOTAL, f"{SEQUENCE} + {PAST}": TOTAL}
-CACHE = re.compile(r"(?<=^past_key_values\.)\d+(?=\.)|(?<=^present\.)\d+(?=\.)")
 
 
 def prepare(source: Source, task: Task, options: Export) -> Exported:
@@ -168,7 +166,7 @@ def _graph(origin: Unloaded, opset: int, with_past: bool) -> ir.Model:
     if isinstance(few, layers.Shallow):
         graph_model = _trace(few.model, opset, with_past)
         try:
-            replication.replicate(graph_model, few.path, few.stands_for, CACHE)
+            replication.replicate(graph_model, few.path, few.stands_for, LAYER_OF_CACHE)
         except replication.NotAlikeError as error:
             few = layers.Whole(origin.model, str(error))
         else:

@@ -9,6 +9,7 @@ The names are those of Optimum and onnxruntime-genai. A mask row is 0 where the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
+LAYER_OF_CACHE = re.compile(r"(?<=^past_key_values\.)\d+(?=\.)|(?<=^present\.)\d+(?=\.)")  # in a name, its number
 PAST_KEY, PAST_VALUE = "past_key_values.{}.key", "past_key_values.{}.value"
 PRESENT_KEY, PRESENT_VALUE = "present.{}.key", "present.{}.value"
 LOGITS = "logits"

@@ -50,7 +50,7 @@ class Probe:
     known: tuple[ir.Model, Outputs] | None = field(default=None, repr=False)  # answers that were seen already
     one_size: bool = False  # of a graph with free axes that runs at no second size of ours
     threads: int = 0  # that compute; 0: one for each core
-    brain: bool = False  # of a graph in bfloat16, for which the CPU has no kernels: computed in float32, and rounded
+    in_bfloat16: bool = False  # for which the CPU has no kernels: computed in float32, and rounded after every node
 
     def shaken(self, seed: int) -> Probe:
         """The same calls with floats that are rounded another way, up or down by half a digit."""
@@ -70,7 +70,7 @@ class Probe:
         """Outputs by name and call; of a decoder, what it promises."""
         if self.known and self.known[0] is model:
             return self.known[1]
-        runs = _as_float32(model) if self.brain else model
+        runs = _as_float32(model) if self.in_bfloat16 else model
         session = open_session(runs, "exact", lean=True, spinning=False, threads=self.threads)
         found: Outputs = {}
         for at, feeds in enumerate(self.calls):
@@ -82,10 +82,10 @@ class Probe:
 
 def find(model: ir.Model, seed: int = 0, *, threads: int = 0) -> Probe | None:
     """Inputs at which a graph runs; None when none of those we make up does."""
-    brain = _is_bfloat16(model)
-    runs = _as_float32(model) if brain else model
+    in_bfloat16 = _is_bfloat16(model)
+    runs = _as_float32(model) if in_bfloat16 else model
     if decoder := Decoder.of(runs):
-        return Probe(tuple(decoder.probes(seed)), decoder, threads=threads, brain=brain)
+        return Probe(tuple(decoder.probes(seed)), decoder, threads=threads, in_bfloat16=in_bfloat16)
     # A graph that does not load at all is the caller's error, and said as such.
     session = open_session(runs, "exact", lean=True, spinning=False, threads=threads)
     first = _first_to_run(session, _candidates(runs, FREE_AXES, seed))
@@ -105,7 +105,7 @@ def find(model: ir.Model, seed: int = 0, *, threads: int = 0) -> Probe | None:
         known=(model, answers),
         one_size=free and len(found) == 1,
         threads=threads,
-        brain=brain,
+        in_bfloat16=in_bfloat16,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import MachineError, RequestError
+from compressor.errors import MachineError, RequestError, in_a_line
 from compressor.graph.paged_decoder import PAGED_CONFIG
 from compressor.serve.backend import Event, Finish, Limits, Request, Tally, Usage
 from compressor.serve.forecast import Forecast
@@ -165,7 +165,7 @@ class Engine:
                 self.running.append(one)
                 self.forecast.hold(one)
             except Exception as error:  # a schema that its grammar library refuses, for one
-                self.ended.append(Event(one.number, finish="refused", error=str(error).strip()[:300]))
+                self.ended.append(Event(one.number, finish="refused", error=in_a_line(error)))
             if one.request.guidance:
                 return  # to make its grammar took its time: those that run get their call before the next
 

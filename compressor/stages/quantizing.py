@@ -73,7 +73,7 @@ def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) ->
     if stored in catalog.FORMATS and catalog.FORMATS[stored].checkpoint:
         raise RequestError(f"{optimized.directory}: quantized already ({stored} checkpoint); name the float graph")
     if recipe.quantize.embeddings:
-        _refuse_without_tables(optimized, recipe)
+        _refuse_without_tables(optimized)
     works = {view.part: _quantize_graph(view, recipe, folder / view.part, track) for view in optimized.views}
     return works[""] if "" in works else _together(works)
 
@@ -256,9 +256,9 @@ def _solver(recipe: Recipe) -> Any:
     return catalog.resolve(solver)(*preparing.grid(recipe), **own)
 
 
-def _refuse_without_tables(optimized: Artifact, recipe: Recipe) -> None:
+def _refuse_without_tables(optimized: Artifact) -> None:
     """One graph of several has to have one: an encoder of sound has none, and its decoder has."""
-    if not any(embeddings.find_tables(_opened(view.model, recipe)) for view in optimized.views):
+    if not any(embeddings.find_tables(load_model(view.model)) for view in optimized.views):
         raise RequestError(
             f"{optimized.directory}: quantize.embeddings: no Gather of a constant matrix of "
             f"{min(embeddings.GROUPS)} columns or a multiple; leave it out"
