@@ -7,7 +7,10 @@ that is ignored would believe that it was heard. https://platform.openai.com/doc
 from __future__ import annotations
 
 import json
+import math
 import secrets
+from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,10 +20,14 @@ from compressor.serve.backend import Guidance, Sampling
 
 MAX_STOPS = 4  # as OpenAI has it
 LONGEST_STOP = 4096  # characters
-MERGES = 8  # of a schema with others that hold of the same value: the grammar library multiplies what they allow
 NOTES = {"title", "description", "default", "examples", "deprecated", "$comment", "$defs", "definitions"}
-LARGEST_SCHEMA = 1 << 15  # characters; its grammar is made between two calls, while all streams wait
-# For the grammar library (llguidance): else a model that was never taught JSON may write white space for ever.
+# The grammar of a schema is made between two calls, while all streams wait: what the grammar library (llguidance) has
+# no bound for has one here. Of 3,000 made-up schemas within them none takes a second.
+LARGEST_SCHEMA = 1 << 15  # characters
+MERGES = 8  # of a schema with others that hold of the same value: what they allow is multiplied
+MULTIPLE = 100_000  # that numbers are held to, the least common one of all: it has as many states
+ITEMS = 10_000  # that arrays are to have, at least and at most, all together: it has a rule for each
+# For the grammar library: else a model that was never taught JSON may write white space for ever.
 COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 UNSUPPORTED = "unsupported"  # the kind of error that a field of these is, with another value
 # Fields that change nothing where they hold one of these.
@@ -78,11 +85,17 @@ class ResponseFormat(Part):
     @field_validator("json_schema")
     @classmethod
     def _of_bounded_size(cls, given: JsonSchema | None) -> JsonSchema | None:
-        size = len(json.dumps(given.schema_)) if given else 0
-        if size > LARGEST_SCHEMA:
+        if given is None:
+            return None
+        if (size := len(json.dumps(given.schema_))) > LARGEST_SCHEMA:
             raise ValueError(f"a schema of {size} characters; at most {LARGEST_SCHEMA}")
-        if given and (merges := _merges(given.schema_)) > MERGES:
+        parts = list(_parts(given.schema_))
+        if (merges := sum(map(_merges, parts))) > MERGES:
             raise ValueError(f"{merges} schemas are to hold beside others (allOf, keys beside $ref); at most {MERGES}")
+        if math.lcm(*map(_digits, _numbers(parts, "multipleOf"))) > MULTIPLE:
+            raise ValueError(f"the least common multiple of all multipleOf, points left out, is above {MULTIPLE}")
+        if sum(_numbers(parts, "minItems", "maxItems")) > ITEMS:
+            raise ValueError(f"minItems and maxItems come to more than {ITEMS} in all")
         return given
 
     @model_validator(mode="after")
@@ -197,17 +210,32 @@ class Chat(Common):
         return self.max_completion_tokens or self.max_tokens
 
 
-def _merges(schema: Any) -> int:
-    """Schemas in it that hold of the same value as another: what `allOf` adds to its first, and what a `$ref` refers to
-    where keys stand beside it."""
-    if isinstance(schema, list):
-        return sum(map(_merges, schema))
-    if not isinstance(schema, dict):
-        return 0
-    together = schema.get("allOf")
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """The objects in it, itself among them."""
+    if isinstance(schema, dict):
+        yield schema
+        schema = list(schema.values())
+    for one in schema if isinstance(schema, list) else []:
+        yield from _parts(one)
+
+
+def _merges(part: dict[str, Any]) -> int:
+    """Schemas that hold of the same value as another: what `allOf` adds to its first, and what a `$ref` refers to where
+    keys stand beside it."""
+    together = part.get("allOf")
     own = max(len(together) - 1, 0) if isinstance(together, list) else 0
-    own += "$ref" in schema and bool(schema.keys() - NOTES - {"$ref"})
-    return own + sum(map(_merges, schema.values()))
+    return own + ("$ref" in part and bool(part.keys() - NOTES - {"$ref"}))
+
+
+def _numbers(parts: list[dict[str, Any]], *names: str) -> Iterator[int | float]:
+    """What stands under these names, without its sign. Nothing and infinity are left out: the library refuses them."""
+    found = (part.get(name) for part in parts for name in names)
+    return (abs(one) for one in found if isinstance(one, int | float) and 0 < abs(one) < math.inf)
+
+
+def _digits(number: float) -> int:
+    """0.25 -> 25: the number that the grammar library counts to."""
+    return int(f"{Decimal(str(number)).normalize():f}".replace(".", ""))
 
 
 def explain(error: ValidationError) -> tuple[str | None, str]:

@@ -260,6 +260,10 @@ INTERSECTED = {"allOf": [{"type": "string", "pattern": f".*a{each}.*"} for each 
         ({"response_format": {"type": "json_schema"}}, 400, "type json_schema and a json_schema go together"),
         (held_to({"enum": ["x" * 40000]}), 400, "response_format.json_schema: a schema of 40014 characters; at most"),
         (held_to(INTERSECTED), 400, "response_format.json_schema: 19 schemas are to hold beside others"),
+        (held_to({"type": "integer", "multipleOf": 10**7 + 19}), 400, "the least common multiple of all multipleOf"),
+        (held_to({"type": "number", "multipleOf": -77.7777}), 400, "the least common multiple of all multipleOf"),
+        (held_to({"allOf": [{"multipleOf": one} for one in (13, 17, 19, 23, 29)]}), 400, "the least common multiple"),
+        (held_to({"type": "array", "maxItems": 10**9}), 400, "minItems and maxItems come to more than 10000 in all"),
         ({"tempreature": 1}, 400, "tempreature"),
         ({"temperature": 3}, 400, "temperature"),
         ({"max_tokens": 0}, 400, "max_tokens"),
@@ -275,6 +279,11 @@ def test_a_wrong_request_is_told_why(changes: dict[str, Any], status: int, why: 
     assert found == status
     assert why in body["error"]["message"]
     assert body["error"]["type"] == "invalid_request_error"
+
+
+def test_multiples_of_prices_and_days_are_no_great_matter(client: Client) -> None:
+    schema = {"properties": {"price": {"multipleOf": 0.01}, "seconds": {"multipleOf": 86400}, "multipleOf": {}}}
+    assert client.complete(**held_to(schema))[0] == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
