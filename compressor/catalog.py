@@ -253,10 +253,7 @@ PASSES = {
 #   MoE and QMoE    experts are batched products here, each matrix read once (compressor/export/experts.py)
 #   logits of the last token alone    would change what the graph answers
 
-SOLVERS = {
-    "rtn": "compressor.quantize.rtn:RoundToNearest",
-    "gptq": "compressor.quantize.gptq:Gptq",
-}
+SOLVERS = ("rtn", "gptq")  # methods that put each weight on a grid
 
 
 class Format(NamedTuple):
@@ -328,13 +325,7 @@ REWRITERS = {
     "none": "compressor.quantize.rewriters.keep:quantize",
     "static_qdq": "compressor.quantize.rewriters.static_qdq:quantize",
 }
-# Methods whose tensors only one operator computes with.
-OWN_FORMAT = {
-    "dynamic": "compressor.package.matmulinteger:replace_linears",
-    "llm_int8": "compressor.package.matmulinteger:replace_linears",
-    "nf4": "compressor.package.matmulbnb4:replace_linears",
-    "fp4": "compressor.package.matmulbnb4:replace_linears",
-}
+OWN_FORMAT = ("dynamic", "llm_int8", "nf4", "fp4")  # methods whose tensors one operator alone computes with
 
 # What is done to the float graph before its weights are rounded, in this order -> the methods it serves, and the one
 # that follows where none is named.
@@ -350,7 +341,6 @@ TABLES = {
     "matmulnbits": "compressor.package.embeddings:replace_tables",
     "qdq": "compressor.package.qdq_embeddings:replace_tables",
 }
-CODEBOOK = "compressor.quantize.codebook:Codebook"
 
 METHODS = (*SOLVERS, *OWN_FORMAT, *REWRITERS)
 CALIBRATED = ("gptq", "llm_int8", "static_qdq")  # methods that look at data

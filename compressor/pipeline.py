@@ -164,13 +164,13 @@ def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: She
 def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft: Draft) -> None:
     """The graph with its weights packed, and what onnxruntime-genai wants beside it."""
     from compressor.package import genai
-    from compressor.stages import quantizing
+    from compressor.stages import packing, quantizing
 
     sources.carry(optimized.directory, draft.folder)
-    draft.facts |= {"nodes": 0, "weight_bytes": {}, "method": quantizing.describe(recipe)}
+    draft.facts |= {"nodes": 0, "weight_bytes": {}, "method": packing.describe(recipe)}
     draft.facts |= {"models": [view.carries_as for view in optimized.views]}
     for view in optimized.views:
-        packed = quantizing.package(view, quantized, recipe)
+        packed = packing.pack(view, quantized, recipe)
         save_model(packed.model, draft.folder / view.carries_as)
         if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
             genai.write(draft.folder, config, sizes)
@@ -185,7 +185,7 @@ def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None
     from compressor.package import checkpoint
     from compressor.quantize import store
     from compressor.quantize.qtensor import Choice
-    from compressor.stages import quantizing
+    from compressor.stages import packing
 
     source, form = sources.find(recipe.package.checkpoint or recipe.model), catalog.FORMATS[recipe.format]
     layout, symmetric = catalog.resolve(form.where), recipe.scheme != "zero_point"
@@ -194,7 +194,7 @@ def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None
     packed = checkpoint.write(source.folder, draft.folder, layout, chosen, tensors.read, symmetric=symmetric)
     sources.carry(source.folder, draft.folder)
     checkpoint.add_config(draft.folder, layout.config(chosen, list(quantized.facts["left_alone"]), symmetric))
-    draft.facts |= {"method": quantizing.describe(recipe), "stored": recipe.format, "weight_bytes": packed}
+    draft.facts |= {"method": packing.describe(recipe), "stored": recipe.format, "weight_bytes": packed}
 
 
 def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact | None:

@@ -7,19 +7,30 @@ smoothquant    activations made even for static_qdq and dynamic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from compressor import catalog
 from compressor.graph.decoder import Feeds
+from compressor.graph.session import load_model
 from compressor.progress import Track
-from compressor.quantize import prepare, rotation
+from compressor.quantize import prepare, rotation, stacks
 from compressor.quantize.flow.linears import Linear, find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 from compressor.recipe.methods import Dynamic, Gptq, OnGrid
 from compressor.recipe.recipe import Recipe
+from compressor.stages import raising
+
+
+def opened(path: Path, recipe: Recipe) -> ir.Model:
+    """The float graph with room for codes, its stacks of matrices taken apart; a checkpoint holds them as they are."""
+    model = raising.with_room_for_codes(load_model(path), path, recipe)
+    if not catalog.FORMATS[recipe.format].checkpoint:
+        stacks.unstack(model)
+    return model
 
 
 def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], track: Track) -> list[dict[str, Any]]:
