@@ -88,6 +88,33 @@ def test_progress_goes_under_the_name_of_the_method(method: str, encoder: Path, 
     assert said == [method]
 
 
+def test_scales_of_a_graph_of_half_precision_are_fitted_as_it_holds_them(tmp_path: Path) -> None:
+    """At 8 bits the scale of a weight of 1e-6 would be less than any float16 above 0, and all of it be gone."""
+    text = "(float16[N,64] x) => (float16[N,64] y) { y = MatMul(x, w) }"
+    weight = (graphs.normal(64, 64) * 1e-6).astype(np.float16)
+    save_model(graphs.build(text, opset=21, w=weight), tmp_path / "a.onnx")
+    chosen = recipe.build({"model": "a.onnx", "target": "cpu", "quantize": {"rtn": {"bits": 8}}})
+    source, shelf = sources.open_input(tmp_path / "a.onnx"), Shelf(tmp_path / "stages")
+    quantized = pipeline.quantize(source, chosen, shelf)
+    made = pipeline.package(source, quantized, chosen, shelf)
+    (row,) = quantized.facts["layers"]
+    eye = np.eye(64, dtype=np.float16)
+    found, expected = (open_session(path, "exact").run(None, {"x": eye})[0] for path in (made.model, source.model))
+    error = np.square((found - expected).astype(float)).sum() / np.square(expected.astype(float)).sum()
+    assert error == pytest.approx(row["weight_error"], rel=0.01)
+    assert error < 0.01
+
+
+def test_a_weight_in_a_constant_node_is_rounded(tmp_path: Path) -> None:
+    text = (
+        "(float[N,2] x) => (float[N,2] y) { w = Constant<value = float[2,2] {1.0, 2.0, 3.0, 5.0}>()  y = MatMul(x, w) }"
+    )
+    save_model(graphs.build(text, opset=21), tmp_path / "a.onnx")
+    chosen = recipe.build({"model": "a.onnx", "target": "cpu", "quantize": {"rtn": {"bits": 8}}})
+    made = pipeline.quantize(sources.open_input(tmp_path / "a.onnx"), chosen, Shelf(tmp_path / "stages"))
+    assert [row["layer"] for row in made.facts["layers"]] == ["w"]
+
+
 def pair(folder: Path, words: str) -> Artifact:
     """An encoder of sound and a decoder."""
     sound, weight = "(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", graphs.normal(WIDTH, WIDTH)

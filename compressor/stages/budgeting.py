@@ -53,7 +53,7 @@ def allocate(
     budget, method = recipe.quantize.budget, recipe.quantize.method
     assert budget is not None  # the caller's reason to call
     assert isinstance(method, OnGrid)  # held by compressor.recipe.impossible
-    grid, _ = preparing.grid(recipe)
+    grid, _ = preparing.grid(recipe, model)
     losses = sensitivity.measure(
         model,
         linears,

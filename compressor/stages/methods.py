@@ -129,7 +129,7 @@ def _rows(task: Task, method: ByWeight, linears: Sequence[Linear], own: Mapping[
         case LlmInt8():
             decomposition = Decomposition(method.threshold)
             return decompose.with_outliers(model, linears, decomposition, batches, folder=folder, track=track)
-    grid, group_size = preparing.grid(recipe)
+    grid, group_size = preparing.grid(recipe, model)
     match method:
         case Gptq():
             solver, share = GptqSolver(grid, group_size, method.damping, method.act_order), method.correction
@@ -146,6 +146,6 @@ def _rows(task: Task, method: ByWeight, linears: Sequence[Linear], own: Mapping[
 
 def _round_tables(task: Task, bits: int) -> Rows:
     """Tables of embeddings, on the grid of the weights but for their own bits; no data flows through them."""
-    whole, _ = preparing.grid(task.recipe)
+    whole, _ = preparing.grid(task.recipe, task.model)
     grid = replace(whole, bits=bits, scale_search=True, carried=False)
     return embeddings.round_tables(embeddings.find_tables(task.model), grid, task.folder)

@@ -26,8 +26,12 @@ from compressor.stages import raising
 
 
 def opened(path: Path, recipe: Recipe) -> ir.Model:
-    """The float graph with room for codes, its stacks of matrices taken apart; a checkpoint holds them as they are."""
+    """The float graph with room for codes, its weights as initializers, its stacks of matrices taken apart.
+
+    A checkpoint holds stacks as they are.
+    """
     model = raising.with_room_for_codes(load_model(path), path, recipe)
+    ir.passes.common.LiftConstantsToInitializersPass()(model)
     if not catalog.FORMATS[recipe.format].checkpoint:
         stacks.unstack(model)
     return model
@@ -40,7 +44,7 @@ def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], tra
         rows += rotation.rotate(model, untie=options.rotations.untie, seed=options.rotations.seed)
     linears, _ = weights(model, recipe)
     if options.awq is not None:
-        rounding = RoundToNearest(*grid(recipe))
+        rounding = RoundToNearest(*grid(recipe, model))
         rows += prepare.scale_for_weights(model, linears, rounding, batches, track)
     if options.smoothquant is not None:
         rows += prepare.scale_for_activations(model, linears, options.smoothquant.alpha, batches, track)
@@ -53,12 +57,13 @@ def weights(model: ir.Model, recipe: Recipe) -> tuple[list[Linear], dict[str, st
     return find_linears(model, recipe.quantize.exclude, convolutions=held and recipe.target != "tensorrt")
 
 
-def grid(recipe: Recipe) -> tuple[Grid, int]:
-    """The grid and the group of a method that has one."""
+def grid(recipe: Recipe, model: ir.Model) -> tuple[Grid, int]:
+    """The grid and the group of a method that has one; a graph of half precision stores its scales so too."""
     method = recipe.quantize.method
     if isinstance(method, Dynamic):
         return Grid(7 if method.reduce_range else 8, "absmax"), PER_CHANNEL if method.per_channel else PER_TENSOR
     assert isinstance(method, OnGrid)  # the others decompose, rewrite or read a book
-    half = catalog.FORMATS[recipe.format].half_scales or recipe.export.dtype == "float16"
+    held = (value.const_value for value in model.graph.initializers.values())
+    half = catalog.FORMATS[recipe.format].half_scales or any(one and one.dtype == ir.DataType.FLOAT16 for one in held)
     size = PER_TENSOR if method.group_size == "tensor" else method.group_size
     return Grid(method.bits, recipe.scheme, bool(method.scale_search), half, isinstance(method, Gptq)), size
