@@ -19,6 +19,9 @@ from compressor.quantize.machine.memory import Scratch
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantized
 STACK = 3  # axes: [matrices, in, out]
 SCORE_SWEEPS = ("Softmax", "Sigmoid", "Add", "Cast", "Reshape")  # between a router's product and its choice
+MULTIPLYING = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN")
+IN_A_BRANCH = "inside an If, a Loop or a Scan"
+TURNING = ("Transpose", "Identity", "Cast")  # of a constant on its way to a product
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,16 @@ class Linear:
 def find_linears(
     model: ir.Model, exclude: Sequence[str] = (), *, convolutions: bool = False
 ) -> tuple[list[Linear], dict[str, str]]:
-    """Linears of the main graph in order, and for each constant matrix product left alone the reason."""
+    """Linears of the main graph in order, and for each other constant that is multiplied by the reason."""
     found: list[Linear] = []
     refused: dict[str, str] = {}
-    for node in model.graph:
-        linear = as_linear(node) or (_as_convolution(node) if convolutions else None)
+    for node in model.graph.all_nodes():
+        inside = node.graph is not model.graph
+        linear = None if inside else as_linear(node) or (_as_convolution(node) if convolutions else None)
         if linear is None:
-            if stack := stacked_weight(node):
-                refused[str(stack[0].name)] = "a stack of matrices that was not taken apart"
-            continue
-        if reason := _refusal(linear, exclude):
+            for weight in _factors(node):
+                refused.setdefault(str(weight.name), IN_A_BRANCH if inside else _unlike(node, weight))
+        elif reason := _refusal(linear, exclude):
             refused[linear.name] = reason
         else:
             found.append(linear)
@@ -197,6 +200,45 @@ def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     if readers - {linear.node}:
         return f"shared with {', '.join(sorted({str(node.op_type) for node in readers - {linear.node}}))}"
     return ""
+
+
+def _factors(node: ir.Node) -> list[ir.Value]:
+    """The matrices, stacks and kernels that a node multiplies by and nobody can override, as the graph holds them."""
+    if node.domain or node.op_type not in MULTIPLYING:
+        return []
+    held = [_source(value) for value in node.inputs if value is not None]
+    return [one for one in held if not one.is_graph_input() and one.const_value is not None and _is_matrix(one)]
+
+
+def _source(value: ir.Value) -> ir.Value:
+    """What a value was before it was turned or named anew."""
+    producer = value.producer()
+    if producer is None or producer.op_type not in TURNING or producer.inputs[0] is None:
+        return value
+    return _source(producer.inputs[0])
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    constant = value.const_value
+    assert constant is not None  # held by _factors
+    return constant.dtype.is_floating_point() and sum(size > 1 for size in constant.shape.numpy()) > 1
+
+
+def _unlike(node: ir.Node, weight: ir.Value) -> str:
+    """Why a node that multiplies by a constant is no linear, or no convolution that is rounded."""
+    assert weight.const_value is not None  # held by _factors
+    if stacked_weight(node):
+        return "a stack of matrices that was not taken apart"
+    if node.op_type == "Conv":
+        return "a convolution that this method, package or target does not round"
+    if weight.const_value.dtype not in FLOATS:
+        return f"of type {weight.const_value.dtype.name.lower()}"
+    left = node.inputs[0]
+    if node.op_type in ("MatMul", "Gemm") and left is not None and _source(left) is weight:
+        return "the left factor of a product"
+    if node.op_type == "Gemm":
+        return "a Gemm with transA, alpha, beta or another summand than a bias"
+    return f"of {node.op_type}, in a form that is not rounded"
 
 
 def _chooses(scores: ir.Value) -> bool:

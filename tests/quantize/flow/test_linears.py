@@ -54,26 +54,43 @@ def test_a_weight_in_a_file_is_read_as_it_is_and_never_written(product: str, tmp
     np.testing.assert_array_equal(linear.read(), weight.T if linear.transposed else weight)
 
 
+GEMM = "a Gemm with transA, alpha, beta or another summand than a bias"
+
+
 @pytest.mark.parametrize(
-    "nodes",
+    ("nodes", "refused"),
     [
-        "y = MatMul(w, x)",  # the constant stands on the left
-        "c = MatMul(w, w)  y = MatMul(x, c)",  # a matrix that is computed: folding comes before us
-        "t = Transpose<perm = [0, 1]>(w)  y = MatMul(x, t)",
-        "h = Cast<to = 11>(x)  d = MatMul(h, double)  y = Cast<to = 1>(d)",
-        "y = MatMul(x, default)",  # the caller may pass another
-        "y = MatMul(x, x)",
-        "y = Gemm<transA = 1>(x, w)",
-        "y = Gemm<alpha = 0.5>(x, w)",
-        "y = Gemm<beta = 2.0>(x, w, b)",
-        "y = Gemm(x, w, x)",  # a bias that is computed
-        "y = Gemm(x, w, w)",  # a bias for each row of the batch
+        ("y = MatMul(w, x)", {"w": "the left factor of a product"}),
+        ("i = Identity(w)  y = MatMul(x, i)", {"w": "of MatMul, in a form that is not rounded"}),
+        ("t = Transpose<perm = [0, 1]>(w)  y = MatMul(x, t)", {"w": "of MatMul, in a form that is not rounded"}),
+        ("h = Cast<to = 11>(x)  d = MatMul(h, double)  y = Cast<to = 1>(d)", {"double": "of type double"}),
+        ("y = MatMul(x, default)", {}),  # the caller may pass another
+        ("y = MatMul(x, x)", {}),
+        ("y = Gemm<transA = 1>(x, w)", {"w": GEMM}),
+        ("y = Gemm<alpha = 0.5>(x, w)", {"w": GEMM}),
+        ("y = Gemm<beta = 2.0>(x, w, b)", {"w": GEMM}),
+        ("y = Gemm(x, w, x)", {"w": GEMM}),  # a bias that is computed
+        ("y = Gemm(x, w, w)", {"w": GEMM}),  # a bias for each row of the batch
+        ('y = Einsum<equation = "ij,jk->ik">(x, w)', {"w": "of Einsum, in a form that is not rounded"}),
+        ("y = Add(x, w)", {}),
     ],
 )
-def test_other_products_are_none(nodes: str) -> None:
+def test_other_products_are_none_for_a_reason(nodes: str, refused: Mapping[str, str]) -> None:
     text = f"(float[8,8] x, float[8,8] default) => (float[8,8] y) {{ {nodes} }}"
     weights = {"w": graphs.normal(8, 8), "double": graphs.normal(8, 8, dtype=float)}
-    assert find_linears(build(text, **weights, b=graphs.normal(8), default=graphs.normal(8, 8))) == ([], {})
+    model = build(text, **weights, b=graphs.normal(8), default=graphs.normal(8, 8))
+    assert find_linears(model) == ([], refused)
+
+
+def test_weights_of_branches_and_of_recurrent_layers_are_named() -> None:
+    text = """(float[8,8] x, bool[1] c) => (float[8,8] y) {
+        y = If(c) <then_branch = g () => (float[8,8] t) { t = MatMul(x, w) },
+                   else_branch = h () => (float[8,8] e) { e = Relu(x) }>
+    }"""
+    assert find_linears(build(text, w=graphs.normal(8, 8))) == ([], {"w": "inside an If, a Loop or a Scan"})
+    text = "(float[5,N,8] x) => (float[5,1,N,4] y) { y = LSTM<hidden_size = 4>(x, w, r) }"
+    linears, refused = find_linears(build(text, w=graphs.normal(1, 16, 8), r=graphs.normal(1, 16, 4)))
+    assert (linears, refused) == ([], dict.fromkeys("wr", "of LSTM, in a form that is not rounded"))
 
 
 @pytest.mark.parametrize(
