@@ -106,13 +106,30 @@ def test_scales_of_a_graph_of_half_precision_are_fitted_as_it_holds_them(tmp_pat
 
 
 def test_a_weight_in_a_constant_node_is_rounded(tmp_path: Path) -> None:
-    text = (
-        "(float[N,2] x) => (float[N,2] y) { w = Constant<value = float[2,2] {1.0, 2.0, 3.0, 5.0}>()  y = MatMul(x, w) }"
-    )
+    values = ", ".join(f"{one}.5" for one in range(32))
+    text = f"w = Constant<value = float[4,8] {{{values}}}>()  y = MatMul(x, w)"
+    text = f"(float[N,4] x) => (float[N,8] y) {{ {text} }}"
     save_model(graphs.build(text, opset=21), tmp_path / "a.onnx")
     chosen = recipe.build({"model": "a.onnx", "target": "cpu", "quantize": {"rtn": {"bits": 8}}})
     made = pipeline.quantize(sources.open_input(tmp_path / "a.onnx"), chosen, Shelf(tmp_path / "stages"))
     assert [row["layer"] for row in made.facts["layers"]] == ["w"]
+
+
+def test_what_one_target_leaves_float_is_rounded_for_another(tmp_path: Path) -> None:
+    text = """(float[N,8,4,4] x) => (float[N,4] y) {
+        h = Conv(x, k)  p = ReduceMean<keepdims = 0>(h, axes)  y = MatMul(p, w)
+    }"""
+    weights = {"k": graphs.normal(8, 8, 3, 3), "w": graphs.normal(8, 4), "axes": np.array([2, 3])}
+    save_model(graphs.build(text, opset=21, **weights), tmp_path / "a.onnx")
+    source, shelf = sources.open_input(tmp_path / "a.onnx"), Shelf(tmp_path / "stages")
+    rounded = {}
+    for target in ("tensorrt", "cpu"):
+        method = {"rtn": {"bits": 8, "group_size": -1, "scheme": "absmax"}}
+        chosen = recipe.build({"model": "a.onnx", "target": target, "quantize": method})
+        quantized = pipeline.quantize(source, chosen, shelf)
+        pipeline.package(source, quantized, chosen, shelf)
+        rounded[target] = [row["layer"] for row in quantized.facts["layers"]]
+    assert rounded == {"tensorrt": ["w"], "cpu": ["k", "w"]}
 
 
 def pair(folder: Path, words: str) -> Artifact:

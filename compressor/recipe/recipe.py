@@ -162,6 +162,12 @@ class Recipe(Section):
         named = method.scheme if isinstance(method, OnGrid) else None
         return named or formats.scheme_of(self.target, self.format)
 
+    @property
+    def convolutions(self) -> bool:
+        """Whether kernels are rounded too: where the package is a graph that can hold them."""
+        held = isinstance(self.quantize.method, OnGrid) and not catalog.FORMATS[self.format].checkpoint
+        return held and self.target != "tensorrt"
+
     def as_graph(self) -> Recipe:
         """The same, packaged as a graph where it is a checkpoint: what can be measured here."""
         graph = self.package.model_copy(update={"format": catalog.FORMAT_OF[self.target], "paged": False})

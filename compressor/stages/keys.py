@@ -25,7 +25,11 @@ def quantize(optimized: str, recipe: Recipe) -> Keyed:
     """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
     options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json", exclude_none=True)}
     options["scheme"] = recipe.scheme
-    options["half_scales"] = catalog.FORMATS[recipe.format].half_scales
+    form = catalog.FORMATS[recipe.format]
+    options |= {"half_scales": form.half_scales, "checkpoint": form.checkpoint}  # which holds stacks as they are
+    options["convolutions"] = recipe.convolutions
+    if recipe.quantize.prepared:
+        options["format"] = recipe.format  # the graph that is kept has the opset that its weights need
     if recipe.quantize.name in catalog.REWRITERS:
         options["target"] = recipe.target
     if not recipe.quantize.calibrated:

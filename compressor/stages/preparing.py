@@ -52,9 +52,8 @@ def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], tra
 
 
 def weights(model: ir.Model, recipe: Recipe) -> tuple[list[Linear], dict[str, str]]:
-    """The weights that the method quantizes; convolutions where the package is a graph that can hold their kernels."""
-    held = isinstance(recipe.quantize.method, OnGrid) and not catalog.FORMATS[recipe.format].checkpoint
-    return find_linears(model, recipe.quantize.exclude, convolutions=held and recipe.target != "tensorrt")
+    """The weights that the method quantizes."""
+    return find_linears(model, recipe.quantize.exclude, convolutions=recipe.convolutions)
 
 
 def grid(recipe: Recipe, model: ir.Model) -> tuple[Grid, int]:
