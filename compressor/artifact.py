@@ -81,9 +81,9 @@ class Artifact:
         return dict(json.loads(report.read_text(encoding="utf-8"))) if report.is_file() else {}
 
     def damaged(self) -> list[str]:
-        """Names of files that are not what the manifest says; reads every byte."""
-        files = self.manifest["files"].items()
-        return [name for name, entry in files if _digest_or_none(self.directory / name) != entry["sha256"]]
+        """Names of files that are not what the manifest says, which a bare graph has none of; reads every byte."""
+        said = {name: entry["sha256"] for name, entry in self.manifest["files"].items() if "sha256" in entry}
+        return [name for name, sha256 in said.items() if _digest_or_none(self.directory / name) != sha256]
 
 
 def open_artifact(directory: Path) -> Artifact:

@@ -13,20 +13,38 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-WINDOW = 1 << 26  # bytes of a file that are mapped at a time
+WINDOW = 1 << 26  # bytes of a file that are mapped at a time; fingerprints, and so the keys of stages, depend on it
 FILES_AT_ONCE = 4  # hashed and flushed: two cores hash while two files are on their way to the disk
 SYNC_FILE_RANGE_WRITE = 2  # of Linux: begin, and do not wait
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, a window at a time: mapped, for that spares a copy, and seldom asking for Python's lock."""
+    """SHA-256 of a file."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        for start in range(0, size, WINDOW):
-            with mmap.mmap(file.fileno(), min(WINDOW, size - start), access=mmap.ACCESS_READ, offset=start) as window:
-                found.update(window)
+    for start in range(0, path.stat().st_size, WINDOW):
+        _add(found, path, start)
     return found.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the SHA-256s of a file's windows: for those who need to know a file again, found by all cores."""
+
+    def of_window(start: int) -> bytes:
+        found = hashlib.sha256()
+        _add(found, path, start)
+        return found.digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        windows = list(pool.map(of_window, range(0, path.stat().st_size, WINDOW)))
+    return hashlib.sha256(b"".join(windows)).hexdigest()
+
+
+def _add(found: hashlib._Hash, path: Path, start: int) -> None:
+    """Hash a window of a file: mapped, for that spares a copy, and seldom asking for Python's lock."""
+    with path.open("rb") as file:
+        nbytes = min(WINDOW, os.fstat(file.fileno()).st_size - start)
+        with mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ, offset=start) as window:
+            found.update(window)
 
 
 def flushed(paths: Iterable[Path]) -> dict[Path, str]:

@@ -171,7 +171,7 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
     draft.facts |= {"models": [view.carries_as for view in optimized.views]}
     for view in optimized.views:
         packed = packing.pack(view, quantized, recipe)
-        save_model(packed.model, draft.folder / view.carries_as)
+        packed.write(draft.folder / view.carries_as)
         if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
             genai.write(draft.folder, config, sizes)
             draft.facts["fallbacks"] = _paged_twin(draft, config, recipe)

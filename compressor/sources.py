@@ -21,7 +21,7 @@ from typing import Any
 
 from compressor import artifact, catalog
 from compressor.artifact import Artifact
-from compressor.disk import digest
+from compressor.disk import digest, fingerprint
 from compressor.errors import MachineError, RequestError, in_a_line
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
@@ -176,8 +176,8 @@ def _beside(folder: Path) -> dict[str, Path]:
 
 def _bare_file(path: Path, files: Mapping[str, Path]) -> Artifact:
     """A lone `.onnx` as an artifact; its key is the bytes of its files."""
-    entries = {name: {"sha256": digest(one), "bytes": one.stat().st_size} for name, one in files.items()}
-    key = artifact.key("file", entries)
+    entries = {name: {"bytes": one.stat().st_size} for name, one in files.items()}
+    key = artifact.key("file", {name: fingerprint(one) for name, one in files.items()})
     return Artifact(path.parent, "file", key, {"files": entries, "facts": {}}, model_name=path.name)
 
 

@@ -1,4 +1,4 @@
-"""A file's hash is that of its bytes, whatever the window it is read through."""
+"""A file's hash is that of its bytes, whatever the window it is read through; its fingerprint tells any two apart."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ def test_a_digest_is_that_of_the_whole_file(
     content = os.urandom(max(windows * mmap.ALLOCATIONGRANULARITY + extra, 0))
     (tmp_path / "file").write_bytes(content)
     assert disk.digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_fingerprint_is_of_all_windows_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "WINDOW", size := mmap.ALLOCATIONGRANULARITY)
+    first, second = b"a" * size, b"b" * size
+    contents = [b"", b"a", first, first + b"a", first + first, first + second, second + first]
+    found = set[str]()
+    for content in contents:
+        (tmp_path / "file").write_bytes(content)
+        found.add(disk.fingerprint(tmp_path / "file"))
+    assert len(found) == len(contents)
+    windows = b"".join(hashlib.sha256(one).digest() for one in (second, first))
+    assert disk.fingerprint(tmp_path / "file") == hashlib.sha256(windows).hexdigest()

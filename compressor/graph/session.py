@@ -148,9 +148,9 @@ def load_model(path: Path) -> ir.Model:
     return model
 
 
-def save_model(model: ir.Model, path: Path) -> None:
-    """Write a graph and, beside it, `<name>.data` with every tensor above 256 bytes, streamed one at a time."""
-    ir.save(model, path, external_data=f"{path.name}.data")
+def save_model(model: ir.Model, path: Path, at_once: int = 1) -> None:
+    """Write a graph and, beside it, `<name>.data` with every tensor above 256 bytes, streamed, so many at a time."""
+    ir.save(model, path, external_data=f"{path.name}.data", max_workers=at_once)
     maps.put_back_into(path, model)
 
 

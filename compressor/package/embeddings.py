@@ -33,7 +33,7 @@ def replace_tables(
 
 
 def _replace(model: ir.Model, table: Table, tensor: QTensor, accuracy_level: int) -> int:
-    packed = matmulnbits.pack(tensor)
+    packed = matmulnbits.Packed(tensor)
     constant = table.value.const_value
     assert constant is not None  # held by find_tables
     arrays: dict[str, NDArray[Any]] = {
@@ -60,7 +60,7 @@ def _gather(
     model: ir.Model, table: Table, node: ir.Node, packed: matmulnbits.Packed, constants: Sequence[ir.Value]
 ) -> None:
     codes, *grid = constants
-    rows = np.array([packed.codes.shape[0], -1], np.int64)
+    rows = np.array([packed.shape[0], -1], np.int64)
     shape = products.initializer(model, f"{table.name}.rows.{node.outputs[0].name}", rows)
     flat = ir.node("Reshape", [codes, shape], name=f"{table.name}.rows")
     attributes = {"bits": packed.cell_bits, "block_size": packed.block_size, "gather_axis": 0, "quantize_axis": 1}

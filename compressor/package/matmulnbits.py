@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 from compressor import catalog
 from compressor.package import convolutions, products
 from compressor.quantize.flow.linears import Linear
-from compressor.quantize.machine.threads import a_weight_each
 from compressor.quantize.qtensor import QTensor
 
 DOMAIN = "com.microsoft"
@@ -38,40 +38,61 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class Packed:
-    """The constant inputs of one MatMulNBits node."""
+    """A QTensor as the operator reads it: the constant inputs of one node, each laid out when it is asked for."""
 
-    codes: Bytes  # [N, blocks, bytes]
-    scales: NDArray[np.float32]  # [N, blocks]
-    zeros: Bytes | None  # [N, bytes]
-    block_size: int
-    cell_bits: int
+    tensor: QTensor
 
+    @property
+    def cell_bits(self) -> int:
+        return CELL_BITS[self.tensor.bits]
 
-def pack(tensor: QTensor) -> Packed:
-    """Lay a QTensor out as the operator reads it; the last block is filled up with zero points, which weigh nothing."""
-    rows, columns = tensor.shape
-    cell_bits, block = CELL_BITS[tensor.bits], block_size(tensor)
-    blocks = -(-rows // block)
-    shift = 2 ** (cell_bits - 1) - 2 ** (tensor.bits - 1)
-    repeat = 1 if tensor.group_size > 0 else blocks
-    scale = np.repeat(tensor.scale.cpu().numpy(), repeat, 0)
-    zero = np.repeat(tensor.zero.cpu().numpy(), repeat, 0) + np.uint8(shift)
-    codes = tensor.q.cpu().numpy()
-    codes = codes + np.uint8(shift) if shift else codes
-    if rows < blocks * block:
-        codes = np.concatenate([codes, np.repeat(zero, block, 0)[rows:]])
-    middle = bool((zero == 2 ** (cell_bits - 1)).all())
-    return Packed(
-        _turned(_pack_cells(codes, cell_bits)).reshape(columns, blocks, -1),
-        _turned(scale),
-        None if middle else _turned(_pack_cells(zero, cell_bits)),
-        block,
-        cell_bits,
-    )
+    @property
+    def block_size(self) -> int:
+        """Rows of a block: the group's, no larger than the matrix needs, a power of two from 16."""
+        wanted = self.tensor.group_size if self.tensor.group_size > 0 else REPEATED_BLOCK
+        enough = 1 << max(self.tensor.shape[0] - 1, 1).bit_length()
+        return max(SMALLEST_BLOCK, min(wanted, enough))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the codes: [N, blocks, bytes]."""
+        rows, columns = self.tensor.shape
+        return columns, -(-rows // self.block_size), self.block_size * self.cell_bits // 8
+
+    @cached_property
+    def codes(self) -> Bytes:
+        """[N, blocks, bytes]; the last block is filled up with zero points, which weigh nothing."""
+        codes = self.tensor.q.cpu().numpy()
+        if missing := self.shape[1] * self.block_size - len(codes):
+            codes = np.concatenate([codes, np.repeat(self.tensor.zero[-1:].cpu().numpy(), missing, 0)])
+        codes = codes + self._shift if self._shift else codes
+        return _turned(_pack_cells(codes, self.cell_bits)).reshape(self.shape)
+
+    @cached_property
+    def scales(self) -> NDArray[np.float32]:
+        """[N, blocks]"""
+        return _turned(self._of_blocks(self.tensor.scale))
+
+    @cached_property
+    def zeros(self) -> Bytes | None:
+        """[N, bytes]; None where every one is the middle of the grid."""
+        if bool((self.tensor.zero == 2 ** (self.tensor.bits - 1)).all()):
+            return None
+        return _turned(_pack_cells(self._of_blocks(self.tensor.zero) + self._shift, self.cell_bits))
+
+    @property
+    def _shift(self) -> np.uint8:
+        """From the middle of the grid to that of the cell."""
+        return np.uint8(2 ** (self.cell_bits - 1) - 2 ** (self.tensor.bits - 1))
+
+    def _of_blocks(self, of_groups: torch.Tensor) -> NDArray[Any]:
+        """What each group has, for each block."""
+        repeat = 1 if self.tensor.group_size > 0 else self.shape[1]
+        return np.repeat(of_groups.cpu().numpy(), repeat, 0)
 
 
 def unpack(packed: Packed, tensor: QTensor) -> QTensor:
-    """The inverse of `pack`, for a tensor of the same shape, bits and group: what an engine will read, bit for bit."""
+    """The inverse of Packed, for a tensor of the same shape, bits and group: what an engine will read, bit for bit."""
     rows, columns = tensor.shape
     shift = 2 ** (packed.cell_bits - 1) - 2 ** (tensor.bits - 1)
     blocks = packed.scales.shape[1]
@@ -85,38 +106,35 @@ def unpack(packed: Packed, tensor: QTensor) -> QTensor:
     return QTensor(q, scales, zeros, tensor.bits, tensor.group_size)
 
 
-def block_size(tensor: QTensor) -> int:
-    """Rows of a block: the group's, no larger than the matrix needs, a power of two from 16."""
-    wanted = tensor.group_size if tensor.group_size > 0 else REPEATED_BLOCK
-    enough = 1 << max(tensor.shape[0] - 1, 1).bit_length()
-    return max(SMALLEST_BLOCK, min(wanted, enough))
-
-
 def replace_linears(
     model: ir.Model, linears: list[Linear], load: Callable[[str], QTensor], accuracy_level: int
 ) -> Mapping[str, int]:
     """Put a MatMulNBits in the place of each linear, in place; `load` brings a weight's QTensor by its name.
 
-    Returns the bytes of each packed weight.
+    Once more whenever the weight is read: none is held. Returns the bytes of each packed weight.
     """
     model.opset_imports[DOMAIN] = 1
-
-    def prepared(linear: Linear) -> QTensor | Packed:
-        tensor = load(linear.name)
-        return pack(tensor) if linear.window is None else tensor
-
-    with a_weight_each() as pool:
-        made = zip(linears, pool.map(prepared, linears), strict=True)
-        return {linear.name: _replace(model, linear, one, accuracy_level) for linear, one in made}
+    return {linear.name: _replace(model, linear, load, accuracy_level) for linear in linears}
 
 
-def _replace(model: ir.Model, linear: Linear, packed: QTensor | Packed, accuracy_level: int) -> int:
-    if isinstance(packed, QTensor):  # of a convolution: the operator multiplies matrices alone
-        return convolutions.replace(model, linear, packed)
-    arrays: dict[str, NDArray[Any]] = {"codes": packed.codes, "scales": packed.scales.astype(linear.dtype, copy=False)}
+def _replace(model: ir.Model, linear: Linear, load: Callable[[str], QTensor], accuracy_level: int) -> int:
+    name, dtype = linear.name, linear.dtype
+    packed = Packed(load(name))
+    if linear.window is not None:  # of a convolution: the operator multiplies matrices alone
+        return convolutions.replace(model, linear, packed.tensor)
+
+    def codes() -> Bytes:
+        return Packed(load(name)).codes
+
+    def scales() -> NDArray[Any]:
+        return Packed(load(name)).scales.astype(dtype, copy=False)
+
+    constants = [
+        products.lazy_initializer(model, f"{name}.codes", codes, np.dtype(np.uint8), packed.shape),
+        products.lazy_initializer(model, f"{name}.scales", scales, dtype, packed.shape[:2]),
+    ]
     if packed.zeros is not None:
-        arrays["zero_points"] = packed.zeros
-    constants = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
+        constants.append(products.initializer(model, f"{name}.zero_points", packed.zeros))
     rows, columns = linear.shape
     attributes = {"K": rows, "N": columns, "bits": packed.cell_bits, "block_size": packed.block_size}
     attributes["accuracy_level"] = accuracy_level
@@ -124,7 +142,7 @@ def _replace(model: ir.Model, linear: Linear, packed: QTensor | Packed, accuracy
         "MatMulNBits", [products.input_of(linear), *constants], attributes, domain=DOMAIN, name=linear.node.name
     )
     products.replace(model, linear, [node])
-    return sum(array.nbytes for array in arrays.values())
+    return sum(one.const_value.nbytes for one in constants if one.const_value is not None)
 
 
 def _pack_cells(values: Bytes, bits: int) -> Bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -35,8 +36,20 @@ def input_of(linear: Linear) -> ir.Value | None:
 
 def initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     """A new constant of the graph."""
-    constant = ir.Tensor(array, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(constant.dtype), shape=constant.shape, const_value=constant)
+    return _registered(model, ir.Tensor(array, name=name))
+
+
+def lazy_initializer(
+    model: ir.Model, name: str, compute: Callable[[], NDArray[Any]], dtype: np.dtype[Any], shape: Sequence[int]
+) -> ir.Value:
+    """A new constant that is computed whenever it is read."""
+    of_type = ir.DataType.from_numpy(dtype)
+    return _registered(model, ir.LazyTensor(lambda: ir.Tensor(compute()), of_type, ir.Shape(shape), name=name))
+
+
+def _registered(model: ir.Model, constant: ir.TensorProtocol) -> ir.Value:
+    of_type, shape = ir.TensorType(constant.dtype), ir.Shape(constant.shape.numpy())
+    value = ir.Value(name=constant.name, type=of_type, shape=shape, const_value=constant)
     model.graph.register_initializer(value)
     return value
 

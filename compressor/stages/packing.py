@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from compressor import catalog
 from compressor.artifact import MODEL, Artifact
-from compressor.graph.session import load_model
+from compressor.graph.session import load_model, save_model
 from compressor.package import matmulbnb4, matmulinteger
 from compressor.package.matmulinteger import Outliers
 from compressor.quantize import embeddings, store
 from compressor.quantize.flow.linears import Linear
+from compressor.quantize.machine import threads
 from compressor.recipe.methods import Codebook, Dynamic, Gptq, Keep, LlmInt8, OnGrid, Rtn, StaticQdq
 from compressor.recipe.recipe import Recipe
 from compressor.stages.preparing import opened, weights
@@ -33,6 +35,12 @@ class Packed:
     model: ir.Model
     stored: str
     weight_bytes: Mapping[str, int]
+
+    def write(self, path: Path) -> None:
+        """Codes are laid out as they are written, a thread to each weight."""
+        at_once = threads.at_once()
+        with threads.one_thread():
+            save_model(self.model, path, at_once)
 
 
 def pack(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:

@@ -97,3 +97,11 @@ def test_a_file_says_whether_its_data_may_lie_elsewhere(tmp_path: Path) -> None:
     save_model(model, parted)
     empty.touch()
     assert [may_be_external(path) for path in (whole, parted, empty)] == [False, True, False]
+
+
+def test_weights_written_by_several_threads_are_the_same_bytes(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone.onnx", tmp_path / "together.onnx"
+    save_model(deep(), alone)
+    save_model(deep(), together, at_once=3)
+    one, other = (path.with_name(f"{path.name}.data").read_bytes() for path in (alone, together))
+    assert (one == other, len(one)) == (True, LAYERS * WEIGHT_BYTES)

@@ -163,7 +163,7 @@ def test_genais_builder_reads_every_code(source: Path, tmp_path: Path) -> None:
     }
     for layer in (0, 1):
         for ours, theirs in (("self_attn.o_proj", "attn.o_proj"), ("mlp.down_proj", "mlp.down_proj")):
-            packed = matmulnbits.pack(tensors[f"model.layers.{layer}.{ours}.weight"])
+            packed = matmulnbits.Packed(tensors[f"model.layers.{layer}.{ours}.weight"])
             stem = f"model.layers.{layer}.{theirs}.MatMulNBits"
             np.testing.assert_array_equal(held[f"{stem}.qweight"], packed.codes)
             np.testing.assert_array_equal(held[f"{stem}.scales"].reshape(-1), packed.scales.reshape(-1))

@@ -6,14 +6,15 @@ import functools
 import itertools
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
 from compressor.graph.session import open_session
 from compressor.package import matmulnbits
-from compressor.package.matmulnbits import CELL_BITS, pack, replace_linears, unpack
+from compressor.package.matmulnbits import CELL_BITS, Packed, replace_linears, unpack
 from compressor.quantize.flow.linears import find_linears
-from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
+from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
 from tests import graphs, laws
 from tests.qtensors import SHAPES, assert_equal, packed_and_dequantized, random_tensor, three_linears
@@ -31,7 +32,7 @@ ROWS = (5, 16, 48, 172, 300)  # under a block; one; an odd number of them; short
 @pytest.mark.parametrize("bits", BITS)
 def test_unpack_is_the_inverse_of_pack(bits: int, scheme: str, group_size: int, rows: int) -> None:
     tensor = random_tensor(bits, scheme, group_size, rows)
-    assert_equal(unpack(pack(tensor), tensor), tensor)
+    assert_equal(unpack(Packed(tensor), tensor), tensor)
 
 
 @pytest.mark.parametrize(("group_size", "rows"), itertools.product(GROUP_SIZES, ROWS))
@@ -39,7 +40,7 @@ def test_unpack_is_the_inverse_of_pack(bits: int, scheme: str, group_size: int, 
 def test_packed_as_the_operator_reads_it(bits: int, group_size: int, rows: int) -> None:
     """Cell by cell, as ONNX Runtime's ContribOperators.md has it, with a Python integer for each byte."""
     tensor = random_tensor(bits, "zero_point", group_size, rows)
-    packed, cell = pack(tensor), CELL_BITS[bits]
+    packed, cell = Packed(tensor), CELL_BITS[bits]
     columns, blocks, nbytes = packed.codes.shape
     assert (packed.cell_bits, packed.block_size * cell // 8) == (cell, nbytes)
     assert (blocks - 1) * packed.block_size < rows <= blocks * packed.block_size
@@ -58,20 +59,37 @@ def test_packed_as_the_operator_reads_it(bits: int, group_size: int, rows: int) 
 
 
 def test_what_fills_the_last_block_weighs_nothing() -> None:
-    packed = pack(tensor := random_tensor(4, "zero_point", 16, 20))
+    packed = Packed(tensor := random_tensor(4, "zero_point", 16, 20))
     codes = matmulnbits._unpack_cells(packed.codes.reshape(7, -1), 4)
     assert (codes[:, 20:] == tensor.zero.T.numpy()[:, 1:]).all()
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_zero_points_in_the_middle_are_left_out(bits: int) -> None:
-    assert pack(random_tensor(bits, "absmax", 32, 48)).zeros is None
-    assert pack(random_tensor(bits, "zero_point", 32, 48)).zeros is not None
+    assert Packed(random_tensor(bits, "absmax", 32, 48)).zeros is None
+    assert Packed(random_tensor(bits, "zero_point", 32, 48)).zeros is not None
+
+
+def test_codes_are_laid_out_when_they_are_read_and_not_held() -> None:
+    asked: list[str] = []
+
+    def load(name: str) -> QTensor:
+        asked.append(name)
+        return random_tensor(4, "absmax", 16, SHAPES[name][0], SHAPES[name][1])
+
+    model = graphs.build(
+        "(float[N,172] x) => (float[N,33] y) { y = MatMul(x, wc) }", opset=21, wc=graphs.normal(*SHAPES["wc"])
+    )
+    replace_linears(model, find_linears(model)[0], load, 1)
+    codes = model.graph.initializers["wc.codes"].const_value
+    assert (isinstance(codes, ir.LazyTensor), asked) == (True, ["wc"])
+    np.testing.assert_array_equal(codes.numpy(), Packed(load("wc")).codes)
+    assert asked == ["wc"] * 3
 
 
 def test_a_group_that_spans_the_column_repeats_its_scale() -> None:
     """A block has at most 256 rows, and 512 returned zeros (microsoft/onnxruntime issue 28551)."""
-    packed = pack(random_tensor(4, "absmax", PER_CHANNEL, 300))
+    packed = Packed(random_tensor(4, "absmax", PER_CHANNEL, 300))
     assert (packed.block_size, packed.scales.shape) == (128, (7, 3))
     assert (packed.scales == packed.scales[:, :1]).all()
 
