@@ -2,7 +2,7 @@
 in a second run, and says why it left a candidate alone. `run_passes` proves each one and undoes what it cannot prove.
 """
 
-from passes.refusal import Refusal
-from passes.runner import PassOutcome, run_passes
+from passes.editing.refusal import Refusal
+from passes.running.runner import PassOutcome, run_passes
 
 __all__ = ["PassOutcome", "Refusal", "run_passes"]

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant
+from passes.editing.constants import constant
 from passes.local import LocalPass, Refused, Scope, producer_of, require, sole_reader
 
 FAMILY = ("Clip", "Max", "Min", "Relu")

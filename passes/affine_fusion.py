@@ -13,8 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from passes.batchnorm_fusion import absorb
-from passes.constants import constant
-from passes.linear import CHANNEL_AXIS, Float64, Linear
+from passes.editing.constants import constant
+from passes.formulas.linear import CHANNEL_AXIS, Float64, Linear
 from passes.local import LocalPass, Scope, require
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from passes.biases import Biased, biased, near
-from passes.building import Builder
-from passes.constants import add_initializer, constant, fresh_name
+from passes.editing.building import Builder
+from passes.editing.constants import add_initializer, constant, fresh_name
+from passes.formulas.biases import Biased, biased, near
+from passes.formulas.matching import origin, sizes
 from passes.fusion import CONTRIB, Fusion
 from passes.local import Refused, require
-from passes.matching import origin, sizes
 
 JOINED = 3  # axes of [batch, sequence, heads * size]; keys and values as heads have four
 BIAS = 3  # the input

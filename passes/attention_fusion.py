@@ -21,14 +21,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from passes import attention
-from passes.attention import Attention, Heads
-from passes.building import Builder
-from passes.cache import caches
+from passes.editing.building import Builder
+from passes.formulas import attention
+from passes.formulas.attention import Attention, Heads
+from passes.formulas.cache import caches
+from passes.formulas.heads import added, hand_over, hiding, is_split, joined, keys, known, spread
+from passes.formulas.masks import hides_with_infinity, stays_above
 from passes.fusion import Fusion
-from passes.heads import added, hand_over, hiding, is_split, joined, keys, known, spread
 from passes.local import Refused
-from passes.masks import hides_with_infinity, stays_above
 
 
 class AttentionFusion(Fusion[Attention]):

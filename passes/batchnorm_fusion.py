@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import release
-from passes.linear import CHANNEL_AXIS, Float64, Linear, array_of, per_channel
+from passes.editing.constants import release
+from passes.formulas.linear import CHANNEL_AXIS, Float64, Linear, array_of, per_channel
 from passes.local import LocalPass, Refused, Scope, drop, hand_over, require
 
 # Where the standard keeps the switch: 1-6 the attribute is_test, 7-13 the number of outputs, 14+ training_mode.

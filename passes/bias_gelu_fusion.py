@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from passes.biases import Biased, biased, near
-from passes.building import Builder
+from passes.editing.building import Builder
+from passes.formulas.biases import Biased, biased, near
 from passes.fusion import CONTRIB, Fusion
 from passes.local import require
 

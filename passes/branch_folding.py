@@ -14,9 +14,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant, release
+from passes.editing.constants import constant, release
+from passes.editing.naming import make_names_unique
 from passes.local import LocalPass, Refused, Scope, drop, hand_over, producer_of
-from passes.naming import make_names_unique
 
 
 class BranchFolding(LocalPass):

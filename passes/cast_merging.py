@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from passes.constants import release
+from passes.editing.constants import release
 from passes.local import LocalPass, Refused, Scope, producer_of
 
 T = ir.DataType

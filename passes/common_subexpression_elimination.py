@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_ir as ir
 
-from passes.edits import Edits, named
+from passes.editing.edits import Edits, named
+from passes.editing.nesting import subgraphs
+from passes.editing.refusal import Refusal
 from passes.local import Scope, drop, hand_over
-from passes.nesting import subgraphs
-from passes.proof import RANDOM
-from passes.refusal import Refusal
+from passes.running.proof import RANDOM
 
 # Beside what draws: Q and DQ, of which each reader wants its own (a shared DequantizeLinear fuses with no MatMul), and
 # Constant, which is no computation.

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from passes.constants import constant, release
+from passes.editing.constants import constant, release
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
 
 FIRST_WITH_AXIS = 4  # before, the axis could be left out

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from passes.constants import (
+from passes.computing.evaluation import EVALUATE, SHAPE_ONLY, evaluate
+from passes.editing.constants import (
     FIRST_IR_WITH_PRIVATE_INITIALIZERS,
     IR_TOO_OLD,
     add_initializer,
@@ -22,13 +23,12 @@ from passes.constants import (
     is_finite,
     release,
 )
-from passes.edits import Edits, named
-from passes.evaluation import EVALUATE, SHAPE_ONLY, evaluate
-from passes.linear import LINEAR
+from passes.editing.edits import Edits, named
+from passes.editing.nesting import every_node
+from passes.editing.refusal import Refusal
+from passes.formulas.linear import LINEAR
 from passes.local import become_identity
-from passes.nesting import every_node
-from passes.refusal import Refusal
-from passes.single_node import NUMBERS, alone, can_stand_alone, results
+from passes.running.single_node import NUMBERS, alone, can_stand_alone, results
 
 Array = npt.NDArray[Any]
 Compute = Callable[[], Sequence[Array]]

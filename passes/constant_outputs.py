@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
+from passes.editing.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
+from passes.editing.nesting import every_graph
+from passes.editing.refusal import Refusal
 from passes.local import drop, producer_of
-from passes.nesting import every_graph
-from passes.refusal import Refusal
 
 LARGEST_COPY = 1024  # bytes: a shape or a flag; a weight that others read too is not stored twice
 

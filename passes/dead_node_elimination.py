@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from passes.nesting import let_go, roots, subgraphs
-from passes.refusal import Refusal
+from passes.editing.nesting import let_go, roots, subgraphs
+from passes.editing.refusal import Refusal
 
 # Outputs a node may lose without computing anything else. BatchNormalization is missing on purpose: before opset 14
 # the number of its outputs decides whether it trains.

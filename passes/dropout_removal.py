@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from passes.constants import constant, fresh_name
-from passes.edits import Edits, named
-from passes.nesting import every_node, roots
-from passes.refusal import Refusal
+from passes.editing.constants import constant, fresh_name
+from passes.editing.edits import Edits, named
+from passes.editing.nesting import every_node, roots
+from passes.editing.refusal import Refusal
 
 # Where the standard keeps the switch: 1-6 the attribute is_test, 7-11 nowhere (never trains), 12+ the third input.
 FIRST_WITHOUT_IS_TEST = 7

@@ -10,7 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, producer_of, require
-from passes.sizes import broadcast
+from passes.shapes.sizes import broadcast
 
 FIRST_THAT_ALL_BROADCAST = 8  # Max, Min, Mean and Sum came last
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from passes.constants import constant
-from passes.linear import Float64, cast
+from passes.editing.constants import constant
+from passes.formulas.linear import Float64, cast
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
-from passes.proof import EPSILON
+from passes.running.proof import EPSILON
 
 FIRST_THAT_BROADCASTS = 7
 

@@ -18,11 +18,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import onnx_ir as ir
 
-from passes.building import Builder
 from passes.dead_node_elimination import DeadNodeElimination
-from passes.edits import Edits, named
+from passes.editing.building import Builder
+from passes.editing.edits import Edits, named
+from passes.editing.refusal import Refusal
 from passes.local import Refused, require
-from passes.refusal import Refusal
 
 CONTRIB = "com.microsoft"
 

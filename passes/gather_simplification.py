@@ -10,7 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, producer_of
-from passes.sizes import ONE
+from passes.shapes.sizes import ONE
 
 
 class GatherSimplification(LocalPass):

@@ -13,10 +13,10 @@ import math
 
 import onnx_ir as ir
 
-from passes.building import Builder
+from passes.editing.building import Builder
+from passes.formulas.matching import by_scalar, made_by, origin, scalar
 from passes.fusion import Fusion
-from passes.matching import by_scalar, made_by, origin, scalar
-from passes.proof import EPSILON
+from passes.running.proof import EPSILON
 
 BENDS = ("Erf", "Tanh")
 

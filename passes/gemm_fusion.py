@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from passes.batchnorm_fusion import absorb
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
-from passes.sizes import ONE
+from passes.shapes.sizes import ONE
 
 FIRST_GEMM_THAT_BROADCASTS = 7
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}

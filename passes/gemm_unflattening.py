@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from passes.formulas.matching import same
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
-from passes.matching import same
-from passes.sizes import ONE, Sizes
+from passes.shapes.sizes import ONE, Sizes
 
 MATRIX = 2
 

@@ -15,9 +15,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from passes.formulas.matching import scalar
 from passes.local import LocalPass, Scope, producer_of, require
-from passes.matching import scalar
-from passes.sizes import ONE, Size, Sizes
+from passes.shapes.sizes import ONE, Size, Sizes
 
 FIRST_WITH_AXES_INPUT = 13  # of Unsqueeze; a Slice has its bounds as inputs since opset 10
 

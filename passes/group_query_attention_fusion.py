@@ -19,15 +19,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from passes import attention
-from passes.attention import Attention, Heads
-from passes.building import Builder
-from passes.cache import Cache, caches
+from passes.editing.building import Builder
+from passes.formulas import attention
+from passes.formulas.attention import Attention, Heads
+from passes.formulas.cache import Cache, caches
+from passes.formulas.heads import added, hand_over, joined, known
+from passes.formulas.masks import is_causal
+from passes.formulas.matching import sizes
 from passes.fusion import CONTRIB, Fusion
-from passes.heads import added, hand_over, joined, known
 from passes.local import Refused
-from passes.masks import is_causal
-from passes.matching import sizes
 
 TEXT_MASK = "attention_mask"  # the input by which a decoder of text knows its padding
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_ir as ir
 
-from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
+from passes.editing.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
+from passes.editing.naming import make_names_unique
+from passes.editing.nesting import every_graph, every_node, in_order, roots
+from passes.editing.refusal import Refusal
 from passes.local import drop
-from passes.naming import make_names_unique
-from passes.nesting import every_graph, every_node, in_order, roots
-from passes.refusal import Refusal
-from passes.shape_inference import ShapeInference, forget_shapes, known_sizes, knows_more, note_symbols
+from passes.shapes.shape_inference import ShapeInference, forget_shapes, known_sizes, knows_more, note_symbols
 
 # What ONNX Runtime 1.31 loads; the defaults of the onnx package are newer.
 LAST_OPSET, LAST_IR = 26, 13

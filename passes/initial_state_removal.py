@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant, release
+from passes.editing.constants import constant, release
 from passes.local import LocalPass, Scope, producer_of
 
 FIRST_STATE = 5  # its place among the inputs, behind that of the lengths

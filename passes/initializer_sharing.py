@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from passes.edits import Edits
+from passes.editing.edits import Edits
+from passes.editing.nesting import every_graph
+from passes.editing.refusal import Refusal
 from passes.local import Scope
-from passes.nesting import every_graph
-from passes.refusal import Refusal
 
 # A Transpose for each call is worth a copy less from here on; ONNX Runtime folds it into the MatMul that reads it.
 SMALLEST_RETIED = 1 << 20  # bytes

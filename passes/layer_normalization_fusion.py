@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from passes.building import Builder
-from passes.constants import constant
+from passes.editing.building import Builder
+from passes.editing.constants import constant
+from passes.formulas.matching import made_by, origin
+from passes.formulas.norms import inverse_of, mean_under_root, over_last_axis, squared
 from passes.fusion import Fusion
 from passes.local import require
-from passes.matching import made_by, origin
-from passes.norms import inverse_of, mean_under_root, over_last_axis, squared
 
 
 class Norm(NamedTuple):

@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD, add_initializer, release
-from passes.edits import Edits, named
-from passes.naming import Names
-from passes.nesting import every_node, let_go
-from passes.refusal import Refusal
-from passes.shared import shared
-from passes.symbols import Symbols
+from passes.editing.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD, add_initializer, release
+from passes.editing.edits import Edits, named
+from passes.editing.naming import Names
+from passes.editing.nesting import every_node, let_go
+from passes.editing.refusal import Refusal
+from passes.running.shared import shared
+from passes.shapes.symbols import Symbols
 
 
 class Refused(Exception):  # noqa: N818  it is no error: the node stays as it is

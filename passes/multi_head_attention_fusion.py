@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from passes import attention
-from passes.attention import Attention, Heads
-from passes.building import Builder
-from passes.cache import caches
+from passes.editing.building import Builder
+from passes.formulas import attention
+from passes.formulas.attention import Attention, Heads
+from passes.formulas.cache import caches
+from passes.formulas.heads import added, hand_over, hiding, is_split, joined, keys, keys_are_split, known, spread
+from passes.formulas.matching import sizes
 from passes.fusion import CONTRIB, Fusion
-from passes.heads import added, hand_over, hiding, is_split, joined, keys, keys_are_split, known, spread
 from passes.local import Refused
-from passes.matching import sizes
 
 
 class MultiHeadAttentionFusion(Fusion[Attention]):

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant
+from passes.editing.constants import constant
 from passes.local import LocalPass, Refused, Scope, producer_of
-from passes.size_rules import LARGEST_SIZE, axes_of, slice_bounds
-from passes.sizes import known
+from passes.shapes.size_rules import LARGEST_SIZE, axes_of, slice_bounds
+from passes.shapes.sizes import known
 
 Rule = Callable[[ir.Node, Scope], ir.Value | None]
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from passes.constants import constant
+from passes.editing.constants import constant
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
 
 FIRST_SUM_THAT_BROADCASTS = 8

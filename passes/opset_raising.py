@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from passes.refusal import Refusal
+from passes.editing.refusal import Refusal
 
 SAME_MEANING = frozenset({21, 22})
 TARGET = 23

@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant
+from passes.editing.constants import constant
 from passes.local import LocalPass, Scope, producer_of, require
-from passes.sizes import known
+from passes.shapes.sizes import known
 
 FIRST_WITH_INPUTS = 11  # before, Pad keeps pads and value in attributes
 FIRST_COUNTING_PADS = 7

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from passes.building import Builder
-from passes.constants import add_initializer, constant, fresh_name
+from passes.editing.building import Builder
+from passes.editing.constants import add_initializer, constant, fresh_name
 from passes.fusion import CONTRIB, Fusion
 from passes.local import require
 

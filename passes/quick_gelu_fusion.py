@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from passes.building import Builder
+from passes.editing.building import Builder
+from passes.formulas.matching import by_scalar, made_by, origin
 from passes.fusion import CONTRIB, Fusion
 from passes.local import require
-from passes.matching import by_scalar, made_by, origin
 
 TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant
+from passes.editing.constants import constant
 from passes.local import LocalPass, Scope, producer_of, require
 
 # What puts the entries elsewhere, whatever they are, and takes them from its first input.

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from passes.building import Builder
-from passes.constants import constant
+from passes.editing.building import Builder
+from passes.editing.constants import constant
+from passes.formulas.matching import made_by, origin, scalar, uncast
+from passes.formulas.norms import inverse_of, mean_under_root, over_last_axis, squared
 from passes.fusion import Fusion
 from passes.local import Refused
-from passes.matching import made_by, origin, scalar, uncast
-from passes.norms import inverse_of, mean_under_root, over_last_axis, squared
 
 
 class Norm(NamedTuple):

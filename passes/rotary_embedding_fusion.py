@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from passes.building import Builder
+from passes.editing.building import Builder
+from passes.formulas.matching import by_scalar, integers, made_by, normalized_axis, origin, scalar, sizes
 from passes.fusion import Fusion
 from passes.local import require
-from passes.matching import by_scalar, integers, made_by, normalized_axis, origin, scalar, sizes
 
 
 class Rotation(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant
+from passes.editing.constants import constant
+from passes.formulas.matching import integers
 from passes.local import LocalPass, Refused, Scope, require
-from passes.matching import integers
 
 FIRST_SPLIT_WITH_INPUT = 13  # before, the sizes were an attribute
 

@@ -13,12 +13,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant
-from passes.content_rules import CONTENTS
 from passes.dead_node_elimination import DeadNodeElimination
+from passes.editing.constants import constant
 from passes.local import LocalPass, Refused, Scope
-from passes.size_rules import LARGEST_SIZE
-from passes.sizes import GIVEN, ONE, Size, Sizes, known, product
+from passes.shapes.content_rules import CONTENTS
+from passes.shapes.size_rules import LARGEST_SIZE
+from passes.shapes.sizes import GIVEN, ONE, Size, Sizes, known, product
 
 INTEGERS = {ir.DataType.INT64: np.int64, ir.DataType.INT32: np.int32}
 

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from passes.biases import biased
-from passes.building import Builder
-from passes.constants import constant
+from passes.editing.building import Builder
+from passes.editing.constants import constant
+from passes.formulas.biases import biased
+from passes.formulas.matching import normalized_axis, same
 from passes.fusion import CONTRIB, Fusion
 from passes.local import Refused, producer_of
-from passes.matching import normalized_axis, same
 
 FUSED = {
     "RMSNormalization": "SkipSimplifiedLayerNormalization",

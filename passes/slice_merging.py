@@ -14,9 +14,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from passes.indexing import window
+from passes.computing.indexing import window
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
-from passes.size_rules import LARGEST_SIZE, slice_bounds
+from passes.shapes.size_rules import LARGEST_SIZE, slice_bounds
 
 FIRST_WITH_INPUTS = 10  # before, the numbers were attributes, and every step was 1
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, drop, hand_over, require
-from passes.size_rules import slice_bounds
+from passes.shapes.size_rules import slice_bounds
 
 FIRST_SPLIT_WITH_SIZES = 2
 FIRST_SPLIT_WITH_INPUT = 13  # before, the sizes were an attribute

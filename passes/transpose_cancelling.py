@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from passes.constants import constant, release
+from passes.editing.constants import constant, release
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
 from passes.transpose_merging import ENTRYWISE, PAIRWISE, order_of
 

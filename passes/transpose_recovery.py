@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from passes.local import LocalPass, Scope, producer_of, require, sole_reader
 from passes.reshape_merging import FAMILY
-from passes.sizes import ONE, Sizes, product
+from passes.shapes.sizes import ONE, Sizes, product
 from passes.transpose_merging import order_of
 
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from passes.formulas.masks import hides_nothing
 from passes.local import LocalPass, Scope, producer_of, require
-from passes.masks import hides_nothing
-from passes.sizes import broadcast
+from passes.shapes.sizes import broadcast
 
 
 class TruthElimination(LocalPass):

@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from compressor.graph.reading import from_message
-from passes.shape_inference import without_large_weights
+from passes.shapes.shape_inference import without_large_weights
 
 SEQUENCES = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"})
 

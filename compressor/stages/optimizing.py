@@ -85,8 +85,8 @@ def optimize(exported: Artifact, wanted: Wanted, shelf: Shelf, track: Track = id
 
 def _optimize_one(view: Artifact, wanted: Wanted, draft: Draft, track: Track) -> None:
     import passes
+    from passes.editing.naming import name_nodes_apart
     from passes.import_normalization import lower_versions
-    from passes.naming import name_nodes_apart
 
     model = load_model(view.model)
     lower_versions(model)  # else ONNX Runtime could not tell what the file answers
@@ -114,7 +114,7 @@ def _made(name: str) -> ir.passes.PassBase:
     What folds constants asks ONNX Runtime for the operators that it cannot compute itself.
     """
     from passes.constant_folding import ConstantFolding
-    from passes.waiting import Waiting
+    from passes.running.waiting import Waiting
 
     row = catalog.PASSES[name]
     if row.needs:
@@ -138,7 +138,7 @@ def _halve(model: ir.Model, dtype: str, target: str, inputs: probe.Probe) -> tup
     import passes
     from compressor.graph import narrow
     from compressor.providers import half
-    from passes.half_precision import HalfPrecision
+    from passes.half.half_precision import HalfPrecision
 
     to = half.TYPES[dtype]
     calls = inputs.where_rows_see()

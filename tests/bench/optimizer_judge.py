@@ -19,7 +19,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compressor.graph import probe
 from compressor.graph.session import graph_nbytes, load_model, open_session
-from passes.proof import DisproofError, Reference, draws
+from passes.running.proof import DisproofError, Reference, draws
 
 QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
 

@@ -8,7 +8,7 @@ import pytest
 
 from compressor.graph import narrow
 from compressor.graph.session import open_session
-from passes.half_precision import HalfPrecision
+from passes.half.half_precision import HalfPrecision
 from passes.import_normalization import ImportNormalization
 from tests import graphs, laws
 
