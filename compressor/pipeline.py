@@ -185,15 +185,21 @@ def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None
     from compressor.package import checkpoint
     from compressor.quantize import store
     from compressor.quantize.qtensor import Choice
-    from compressor.stages import packing
+    from compressor.stages import packing, pieces
 
     source, form = sources.find(recipe.package.checkpoint or recipe.model), catalog.FORMATS[recipe.format]
     layout, symmetric = catalog.resolve(form.where), recipe.scheme != "zero_point"
     chosen = {row["layer"]: Choice(row["bits"], row["group_size"]) for row in quantized.facts["layers"]}
+    places = pieces.find(source.folder, [*chosen, *quantized.facts["left_alone"]])
+    held = {name: places[name] for name in chosen}
+    pieces.refuse_unheld(source.folder, recipe.format, held, chosen, symmetric=symmetric)
     tensors = store.Reader(quantized.directory)
-    packed = checkpoint.write(source.folder, draft.folder, layout, chosen, tensors.read, symmetric=symmetric)
+    packed = checkpoint.write(source.folder, draft.folder, layout, held, tensors.read, symmetric=symmetric)
     sources.carry(source.folder, draft.folder)
-    checkpoint.add_config(draft.folder, layout.config(chosen, list(quantized.facts["left_alone"]), symmetric))
+    by_piece = {piece.name: chosen[name] for name, found in held.items() for piece in found}
+    left_alone = {piece.name for name in quantized.facts["left_alone"] for piece in places[name]}
+    left_alone |= quantized.facts["left_alone"].keys()  # modules have these names where transformers renames them
+    checkpoint.add_config(draft.folder, layout.config(by_piece, sorted(left_alone), symmetric))
     draft.facts |= {"method": packing.describe(recipe), "stored": recipe.format, "weight_bytes": packed}
 
 

@@ -139,7 +139,8 @@ def _converted(
         made = one.convert(target, model=model, config=model.config)
         return {key: value[0] if isinstance(value, list) else value for key, value in made.items()}
 
-    names = tuple(name for _, name in sources)
+    order = list(rule.source_patterns)  # names in the order of what they are joined by, of each in theirs
+    names = tuple(name for _, name in sorted(sources, key=lambda one: order.index(one[0])))
     try:
         made = convert(shards.without_data)
     except Exception as error:  # an operation of transformers on tensors it was not written for

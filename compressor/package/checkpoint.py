@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.disk import write_json
-from compressor.errors import RequestError
 from compressor.package.shards import Stored, read_header
 from compressor.quantize.qtensor import Choice, QTensor
 
@@ -30,6 +29,17 @@ HEADER_BYTES = 160  # of a tensor besides its name: dtype, shape and two offsets
 DTYPES = {"int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32"}
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+class Piece(NamedTuple):
+    """A tensor of the checkpoint that is a weight, or so many of its columns."""
+
+    name: str
+    rows: int
+    columns: int
+
+
+Places = Mapping[str, Sequence[Piece]]  # by the name of the weight in the graph; its pieces side by side
 
 
 class Layout(NamedTuple):
@@ -44,33 +54,27 @@ def write(
     source: Path,
     folder: Path,
     layout: Layout,
-    choices: Mapping[str, Choice],
+    places: Places,
     load: Callable[[str], QTensor],
     *,
     symmetric: bool,
 ) -> dict[str, int]:
-    """Write the shards; returns the bytes of each packed weight.
-
-    Raises: RequestError when a quantized weight is not in the checkpoint under its name.
-    """
+    """Write the shards; returns the bytes of each packed weight. places: where the quantized weights lie."""
     headers = {path: read_header(path) for path in sorted(source.glob("*.safetensors"))}
-    known = {name for header in headers.values() for name in header}
-    if missing := [name for name in choices if name not in known or not name.endswith(WEIGHT)]:
-        raise RequestError(
-            f"{source}: no tensor {missing[0]}, which the graph has; a checkpoint package holds weights under the "
-            "checkpoint's names. Choose package.format matmulnbits or qdq, or leave fusing passes out"
-        )
-    sizes: dict[str, int] = {}
+    weight_of = {piece.name: (weight, at) for weight, pieces in places.items() for at, piece in enumerate(pieces)}
+    sizes = dict.fromkeys(places, 0)
     where: dict[str, str] = {}
     for path, header in headers.items():
-        quantized = choices.keys() & header.keys()
+        quantized = weight_of.keys() & header.keys()
         with _Shard.create(folder / path.name, header, len(quantized) * layout.parts) as shard:
             for name, stored in header.items():
                 before = shard.nbytes
                 if name in quantized:
-                    for part, array in layout.pack(load(name), symmetric).items():
+                    weight, at = weight_of[name]
+                    tensor = load(weight).split([piece.columns for piece in places[weight]])[at]
+                    for part, array in layout.pack(tensor, symmetric).items():
                         shard.add(f"{name.removesuffix(WEIGHT)}.{part}", array)
-                    sizes[name] = shard.nbytes - before
+                    sizes[weight] += shard.nbytes - before
                 else:
                     shard.copy(name, stored, path)
         where |= dict.fromkeys(shard.entries, path.name)

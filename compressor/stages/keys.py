@@ -26,8 +26,7 @@ def quantize(optimized: str, recipe: Recipe) -> Keyed:
     options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json", exclude_none=True)}
     options["scheme"] = recipe.scheme
     form = catalog.FORMATS[recipe.format]
-    options |= {"half_scales": form.half_scales, "checkpoint": form.checkpoint}  # which holds stacks as they are
-    options["convolutions"] = recipe.convolutions
+    options |= {"half_scales": form.half_scales, "convolutions": recipe.convolutions}
     if recipe.quantize.prepared:
         options["format"] = recipe.format  # the graph that is kept has the opset that its weights need
     if recipe.quantize.name in catalog.REWRITERS:

@@ -49,9 +49,10 @@ def pack(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
     if isinstance(method, StaticQdq | Keep):
         return Packed(load_model(folder / MODEL), "pairs around operators, weights as codes", {})
     model = load_model(folder / MODEL) if recipe.quantize.prepared else opened(optimized.model, recipe)
-    linears, _ = weights(model, recipe)
+    layers = [row for row in quantized.facts["layers"] if row.get("graph", "") == optimized.part]
+    done = {row["layer"] for row in layers}  # a checkpoint's, as a graph, leaves more float than a graph's own
+    linears = [linear for linear in weights(model, recipe)[0] if linear.name in done]
     tensors = store.Reader(folder)
-    layers = quantized.facts["layers"]
     match method:
         case Rtn() | Gptq():
             return _in_format(model, linears, tensors, recipe, {row["bits"] for row in layers})
@@ -59,7 +60,7 @@ def pack(optimized: Artifact, quantized: Artifact, recipe: Recipe) -> Packed:
             packed = matmulbnb4.replace_linears(model, linears, tensors.read_codebook)
             return Packed(model, "matmulbnb4, 4-bit words", packed)
         case LlmInt8() | Dynamic():
-            outliers = _outliers(method, [row for row in layers if row.get("graph", "") == optimized.part])
+            outliers = _outliers(method, layers)
             packed = matmulinteger.replace_linears(model, linears, tensors.read, outliers, recipe.target)
             return Packed(model, "matmulinteger, int8", packed)
 

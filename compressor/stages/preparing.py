@@ -26,14 +26,10 @@ from compressor.stages import raising
 
 
 def opened(path: Path, recipe: Recipe) -> ir.Model:
-    """The float graph with room for codes, its weights as initializers, its stacks of matrices taken apart.
-
-    A checkpoint holds stacks as they are.
-    """
+    """The float graph with room for codes, its weights as initializers, its stacks of matrices taken apart."""
     model = raising.with_room_for_codes(load_model(path), path, recipe)
     ir.passes.common.LiftConstantsToInitializersPass()(model)
-    if not catalog.FORMATS[recipe.format].checkpoint:
-        stacks.unstack(model)
+    stacks.unstack(model)
     return model
 
 
