@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from compressor.quantize.flow.segments import segments
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
-from compressor.quantize.statistics import ColumnMaximum
+from compressor.quantize.statistics import ColumnMaximum, proportion
 
 # Tokens and output columns that a layer's two errors are measured on: they are sums over both, and this many tell
 # them apart at a fraction of the cost of the products.
@@ -99,6 +98,4 @@ def _stored(linear: Linear, tensor: QTensor, outliers: list[int]) -> dict[str, A
 
 
 def _lost(exact: Tensor, found: Tensor) -> float | None:
-    power, lost = float(exact.square().sum()), float((found - exact).square().sum())
-    share = lost / power if power else 0.0
-    return share if math.isfinite(share) else None
+    return proportion(float((found - exact).square().sum()), float(exact.square().sum()))

@@ -20,6 +20,7 @@ from compressor.quantize.constants import constant
 from compressor.quantize.flow.linears import Linear, as_linear
 from compressor.quantize.qtensor import Grid
 from compressor.quantize.rtn import RoundToNearest
+from compressor.quantize.statistics import proportion
 
 GROUPS = (32, 64, 16)  # the first that divides the width: an operator for tables has no shorter last group
 
@@ -81,7 +82,7 @@ def _row(table: Table, grid: Grid, folder: Path) -> dict[str, Any]:
     weight = torch.from_numpy(array.astype("float32")).T
     tensor = RoundToNearest(grid, size).solve(weight)
     store.write(folder, table.name, tensor)
-    power = float(weight.square().sum())
+    power, lost = (float(one.square().sum(dtype=torch.float64)) for one in (weight, tensor.dequantize() - weight))
     return {
         "layer": table.name,
         "in": weight.shape[0],
@@ -89,7 +90,7 @@ def _row(table: Table, grid: Grid, folder: Path) -> dict[str, Any]:
         "bits": grid.bits,
         "group_size": size,
         "bits_per_weight": round(tensor.bits_per_weight, 3),
-        "weight_error": float((tensor.dequantize() - weight).square().sum()) / power if power else 0.0,
+        "weight_error": proportion(lost, power),
         "fallback": "",
         "flags": [] if bool(tensor.scale.isfinite().all()) else ["not finite"],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from compressor.quantize.flow.segments import Segment, segments
 from compressor.quantize.machine import ranks
 from compressor.quantize.rtn import RoundToNearest
 from compressor.quantize.scaling import Pair, find_pairs
-from compressor.quantize.statistics import ColumnMaximum
+from compressor.quantize.statistics import ColumnMaximum, proportion
 
 SAMPLE_TOKENS = 1024  # that SmoothQuant's error is measured on
 _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,5 +87,4 @@ def _scale(
 
 
 def _ratio(error: float, plain: float) -> float | None:
-    ratio = error / plain if plain else 1.0
-    return ratio if math.isfinite(ratio) else None
+    return proportion(error, plain) if plain else 1.0

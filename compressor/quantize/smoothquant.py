@@ -62,7 +62,7 @@ def error(weight: Tensor, sample: Tensor, largest: Tensor, scale: Tensor) -> flo
     """Squared error of the outputs where weights and activations are 8-bit integers."""
     x, w = sample / scale, weight * scale[:, None]
     coded = _rounded(x, (largest / scale).max()) @ _rounded(w, w.abs().amax(0, keepdim=True))
-    return float((coded - sample @ weight).square().sum())
+    return float((coded - sample @ weight).square().sum(dtype=torch.float64))
 
 
 def _rounded(values: Tensor, largest: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from compressor.quantize.machine import fused, ranks
 from compressor.quantize.machine.threads import a_weight_each, at_once
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
-from compressor.quantize.statistics import column_step, energy
+from compressor.quantize.statistics import column_step, energy, proportion
 
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
@@ -101,9 +101,8 @@ def without_data(
         if isinstance(tensor, QTensor):  # a code book's blocks run across columns
             step = column_step(weight.shape[1])
             W, some = weight[:, ::step].contiguous(), tensor.every(step)
-        power = float(W.square().sum())
-        error = float((some.dequantize() - W).square().sum()) / power if power else 0.0
-        return _row(linear, tensor) | {"weight_error": _number(error), "flags": _flags(tensor, worse=False)}
+        error = proportion(float((some.dequantize() - W).square().sum()), float(W.square().sum()))
+        return _row(linear, tensor) | {"weight_error": error, "flags": _flags(tensor, worse=False)}
 
     _compile(linears, WORTH_ROUNDED)
     with a_weight_each() as pool:
@@ -132,11 +131,12 @@ def weighted(
             tensors = [one.solve(weight, power) for one in (fitted, replace(fitted, weighted=False))]
             store.write(folder, linear.name, tensors[0])
             rounded.append(tensors[0].dequantize())
-            whole = float((weight.square() * power[:, None]).sum())
-            lost = [float(((one.dequantize() - weight).square() * power[:, None]).sum()) for one in tensors]
-            error, without = (one / whole if whole else 0.0 for one in lost)
-            found = {"error": _number(error), "rounding_error": _number(without)}
-            rows.append(_row(linear, tensors[0]) | found | {"flags": _flags(tensors[0], worse=error > without)})
+            whole, lost, plain = (
+                float((one.square() * power[:, None]).sum(dtype=torch.float64))
+                for one in (weight, *(tensor.dequantize() - weight for tensor in tensors))
+            )
+            found = {"error": proportion(lost, whole), "rounding_error": proportion(plain, whole)}
+            rows.append(_row(linear, tensors[0]) | found | {"flags": _flags(tensors[0], worse=lost > plain)})
         flow.resume(segment, rounded)
     return rows
 
@@ -196,14 +196,14 @@ class _Group:
         W, solved = weight[:, ::step], tensor.every(step)
         rounded = RoundToNearest(self.solver.grid, self.solver.group_size).solve(W)
         power = energy(self.moment, W)
-        error, rounding = (energy(self.moment, W - Q.dequantize()) / power if power else 0.0 for Q in (solved, rounded))
+        lost, plain = (energy(self.moment, W - Q.dequantize()) for Q in (solved, rounded))
         return _row(linear, tensor) | {
-            "error": _number(error),
-            "rounding_error": _number(rounding),
+            "error": proportion(lost, power),
+            "rounding_error": proportion(plain, power),
             "damping": self.factorised.damping if self.factorised else None,
             "silent_inputs": int((self.moment.diagonal() == 0).sum()),
             "fallback": self.fallback,
-            "flags": _flags(tensor, worse=error > rounding * WORSE_BY),
+            "flags": _flags(tensor, worse=lost > plain * WORSE_BY),
         }
 
 
@@ -243,8 +243,3 @@ def _flags(tensor: QTensor | CodebookTensor, *, worse: bool) -> list[str]:
         "worse than rounding": worse,
     }
     return [name for name, present in seen.items() if present]
-
-
-def _number(value: float) -> float | None:
-    """None where it is none, for JSON has no other word for it."""
-    return value if math.isfinite(value) else None

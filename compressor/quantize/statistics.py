@@ -7,6 +7,7 @@ Gathered once for every input, however many weights read it (q/k/v, gate/up). To
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from compressor.quantize.machine.memory import Scratch, room
-from compressor.quantize.machine.threads import Map
+from compressor.quantize.machine.threads import Map, a_weight_each
 
 # Output columns on which a weight's error is measured, evenly spread: the error is a sum over columns, and 128 of them
 # tell two grids apart at a fraction of the cost of all.
 ERROR_COLUMNS = 128
+PART = 32  # of them that one thread adds up: a sum that threads share depends on how many share it
 # Columns of one product. The moment is symmetric: each panel multiplies only itself and what lies right of it, which
 # for 2048 columns is 56 % of the full product; narrower panels save little more and run slower.
 PANEL = 256
@@ -97,8 +99,20 @@ def _as_exact_as(x: Tensor) -> Iterator[None]:
 
 
 def energy(moment: Tensor, matrix: Tensor) -> float:
-    """trace(M^T H M): what a matrix adds up to on the data."""
-    return float((matrix * (moment @ matrix)).sum())
+    """trace(M^T H M): what a matrix adds up to on the data, to the last bit whatever the number of threads."""
+
+    def part(some: Tensor) -> float:
+        return float((some * (moment @ some)).sum())
+
+    with a_weight_each() as pool:
+        return math.fsum(pool.map(part, torch.split(matrix, PART, 1)))
+
+
+def proportion(part: float, whole: float) -> float | None:
+    """One sum of squares in another, as a manifest holds it: six digits, for those behind them depend on how many
+    threads added up. None where it is no number, for JSON has no other word for it."""
+    found = part / whole if whole else 0.0
+    return float(f"{found:.6g}") if math.isfinite(found) else None
 
 
 def column_step(columns: int) -> int:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compressor.quantize.statistics import PANEL, SecondMoment
+from compressor.quantize.statistics import PANEL, SecondMoment, energy, proportion
 
 
 def batches(width: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -39,3 +39,19 @@ def test_an_input_that_never_speaks_has_an_empty_row() -> None:
     value = gathered(parts).value()
     assert not value[4].any()
     assert (value.diagonal() == 0).tolist() == [index == 4 for index in range(9)]
+
+
+def test_the_energy_does_not_depend_on_the_number_of_threads() -> None:
+    def measured(threads: int) -> float:
+        torch.set_num_threads(threads)
+        generator = torch.Generator().manual_seed(0)
+        X, M = torch.randn(2048, 256, generator=generator), torch.randn(2048, 128, generator=generator)
+        return energy(X @ X.T, M)
+
+    assert measured(1) == measured(2) == measured(5)
+
+
+def test_a_proportion_has_six_digits_or_is_none() -> None:
+    assert proportion(2.00000001, 3.0) == proportion(2.0, 3.0) == 0.666667
+    assert proportion(0.0, 0.0) == 0.0
+    assert proportion(float("inf"), 3.0) is proportion(float("nan"), 3.0) is None
