@@ -8,13 +8,19 @@ import json
 import mmap
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WINDOW = 1 << 26  # bytes of a file that are mapped at a time; fingerprints, and so the keys of stages, depend on it
 FILES_AT_ONCE = 4  # hashed and flushed: two cores hash while two files are on their way to the disk
+# Bytes that are written at a time. Linux gives a write of 2 MB a page of 2 MB, and has to look for it: 360 MB take 1 s
+# so, and 0.08 s by pieces (ext4, 6.18, a virtual machine).
+PIECE = 1 << 20
 SYNC_FILE_RANGE_WRITE = 2  # of Linux: begin, and do not wait
 
 
@@ -61,6 +67,19 @@ def flush(path: Path) -> None:
     """Wait until a file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def write(file: IO[bytes], array: NDArray[Any]) -> None:
+    """The bytes of an array, a piece at a time."""
+    for piece in pieces(array):
+        file.write(piece)
+
+
+def pieces(array: NDArray[Any]) -> Iterator[memoryview]:
+    """The bytes of an array in parts that are written fast, each by itself."""
+    content = array.reshape(-1).view("u1").data
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
 
 
 def begin_flush(path: Path) -> None:

@@ -1,4 +1,5 @@
-"""A file's hash is that of its bytes, whatever the window it is read through; its fingerprint tells any two apart."""
+"""A file's hash is that of its bytes, whatever the window it is read through; what is written is
+the array, in small pieces; a fingerprint tells any two files apart."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import mmap
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compressor import disk
@@ -34,3 +36,15 @@ def test_a_fingerprint_is_of_all_windows_in_their_order(tmp_path: Path, monkeypa
     assert len(found) == len(contents)
     windows = b"".join(hashlib.sha256(one).digest() for one in (second, first))
     assert disk.fingerprint(tmp_path / "file") == hashlib.sha256(windows).hexdigest()
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 40), (7, 1, 33)])
+def test_an_array_is_written_whole_and_in_pieces(
+    shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "PIECE", 100)
+    array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    with (tmp_path / "file").open("wb") as file:
+        disk.write(file, array.T)
+    assert (tmp_path / "file").read_bytes() == array.T.tobytes()
+    assert all(len(piece) <= 100 for piece in disk.pieces(array))

@@ -18,13 +18,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from compressor.disk import PIECE
 from compressor.errors import RequestError
 from compressor.export.shards import Shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BLOCK_BYTES = 1 << 26  # of a tensor that are converted and written at a time
+BLOCK_BYTES = PIECE  # of a tensor that are converted and written at a time
 
 
 class ConversionError(Exception):

@@ -18,13 +18,12 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.disk import write_json
+from compressor.disk import PIECE, pieces, write_json
 from compressor.package.shards import Stored, read_header
 from compressor.quantize.qtensor import Choice, QTensor
 
 INDEX = "model.safetensors.index.json"
 WEIGHT = ".weight"
-CHUNK_BYTES = 1 << 24
 HEADER_BYTES = 160  # of a tensor besides its name: dtype, shape and two offsets of 20 digits at most
 DTYPES = {"int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32"}
 
@@ -118,12 +117,12 @@ class _Shard:
         return shard
 
     def add(self, name: str, array: NDArray[Any]) -> None:
-        self._put(name, DTYPES[str(array.dtype)], list(array.shape), [np.ascontiguousarray(array).tobytes()])
+        self._put(name, DTYPES[str(array.dtype)], list(array.shape), pieces(array))
 
     def copy(self, name: str, stored: Stored, path: Path) -> None:
         self._put(name, stored.dtype, stored.shape, _read(path, stored))
 
-    def _put(self, name: str, dtype: str, shape: list[int], chunks: Iterable[bytes]) -> None:
+    def _put(self, name: str, dtype: str, shape: list[int], chunks: Iterable[bytes | memoryview]) -> None:
         begin = self.nbytes
         for chunk in chunks:
             self.file.write(chunk)
@@ -145,6 +144,6 @@ def _read(path: Path, stored: Stored) -> Iterator[bytes]:
         file.seek(stored.begin)
         left = stored.nbytes
         while left:
-            chunk = file.read(min(left, CHUNK_BYTES))
+            chunk = file.read(min(left, PIECE))
             left -= len(chunk)
             yield chunk

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compressor import disk
 from compressor.quantize.constants import drop_unread
 from compressor.quantize.flow.linears import Linear
 
@@ -43,8 +44,17 @@ def lazy_initializer(
     model: ir.Model, name: str, compute: Callable[[], NDArray[Any]], dtype: np.dtype[Any], shape: Sequence[int]
 ) -> ir.Value:
     """A new constant that is computed whenever it is read."""
-    of_type = ir.DataType.from_numpy(dtype)
-    return _registered(model, ir.LazyTensor(lambda: ir.Tensor(compute()), of_type, ir.Shape(shape), name=name))
+    return _registered(model, _Computed(compute, ir.DataType.from_numpy(dtype), ir.Shape(shape), name))
+
+
+class _Computed(ir.LazyTensor):
+    """Computed whenever it is read, written a piece at a time."""
+
+    def __init__(self, compute: Callable[[], NDArray[Any]], dtype: ir.DataType, shape: ir.Shape, name: str) -> None:
+        super().__init__(lambda: ir.Tensor(compute()), dtype, shape, name=name)
+
+    def tofile(self, file: IO[bytes]) -> None:
+        disk.write(file, self.numpy().astype(self.dtype.numpy().newbyteorder("<"), copy=False))
 
 
 def _registered(model: ir.Model, constant: ir.TensorProtocol) -> ir.Value:

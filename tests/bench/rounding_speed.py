@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,26 +66,21 @@ def main() -> None:
 
 
 def measure(model: Path, folder: Path, rounds: int) -> dict[str, list[Lap]]:
-    """Each command once a round, one after the other."""
-    data, copied = model.with_name(f"{model.name}.data"), folder / "copied"
-    commands: dict[str, list[object]] = {"copy": ["sh", "-c", f"cp '{data}' '{copied}' && sync '{copied}'"]}
+    """Each command once a round, one after the other; what it wrote goes, so that each finds the pages of another."""
+    data, written = model.with_name(f"{model.name}.data"), folder / "written"
+    copied, made = written / "copied", written / "made"
+    commands: dict[str, list[object]] = {
+        "copy": ["sh", "-c", f"cp '{data}' '{copied}' && sync '{copied}'"],
+        "compress": [sys.executable, ROOT / "cli.py", "quantize", model, "-o", made, "--method", "rtn"],
+    }
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
-    laps: dict[str, list[Lap]] = {"copy": [], "compress": []}
-    for turn in range(rounds):
-        commands["compress"] = [
-            sys.executable,
-            ROOT / "cli.py",
-            "quantize",
-            model,
-            "-o",
-            folder / str(turn),
-            "--method",
-            "rtn",
-        ]
+    laps: dict[str, list[Lap]] = {name: [] for name in commands}
+    for _ in range(rounds):
         for name, command in commands.items():
+            written.mkdir()
             laps[name].append(lap(command, environment))
-        copied.unlink()
+            shutil.rmtree(written)
     return laps
 
 
