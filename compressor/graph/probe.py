@@ -82,7 +82,7 @@ class Probe:
 
 def find(model: ir.Model, seed: int = 0, *, threads: int = 0) -> Probe | None:
     """Inputs at which a graph runs; None when none of those we make up does."""
-    in_bfloat16 = _is_bfloat16(model)
+    in_bfloat16 = is_bfloat16(model)
     runs = _as_float32(model) if in_bfloat16 else model
     if decoder := Decoder.of(runs):
         return Probe(tuple(decoder.probes(seed)), decoder, threads=threads, in_bfloat16=in_bfloat16)
@@ -109,7 +109,8 @@ def find(model: ir.Model, seed: int = 0, *, threads: int = 0) -> Probe | None:
     )
 
 
-def _is_bfloat16(model: ir.Model) -> bool:
+def is_bfloat16(model: ir.Model) -> bool:
+    """Whether it computes in bfloat16, for which ONNX Runtime's CPU has next to no kernels."""
     return any(one.dtype == ir.DataType.BFLOAT16 for one in (*model.graph.inputs, *model.graph.initializers.values()))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from compressor.errors import RequestError
+from compressor.graph.probe import is_bfloat16
+from compressor.graph.session import ON_CPU
 from compressor.report.report import Measurement
 from compressor.validate.subject import Subject
 
@@ -44,6 +46,8 @@ def _load_faults(subject: Subject) -> list[str]:
     try:
         subject.session.get_inputs()
     except RequestError as error:
+        if subject.backend is ON_CPU and is_bfloat16(subject.model):
+            return [f"{error}; a CPU has next to no kernels for bfloat16: `--provider cuda` validates it where it runs"]
         return [str(error)]
     return []
 

@@ -292,6 +292,13 @@ def test_a_weight_among_the_inputs_is_a_callers_choice_from_ir_4_on(
     assert found.value == faults
 
 
+def test_structure_says_where_bfloat16_can_be_validated(subject: Callable[..., Subject]) -> None:
+    model = graphs.build("(bfloat16[2] x) => (bfloat16[2] y) { y = Sin(x) }")
+    (found,) = structure.measure(subject(model), subject(model, reference=True))
+    assert not found.passed
+    assert "`--provider cuda` validates it" in found.note
+
+
 @pytest.mark.parametrize("content", [b"no graph", b"", None])
 def test_structure_of_a_broken_file_is_a_fault(content: bytes | None, subject: Callable[..., Subject]) -> None:
     reference, broken = subject(bigram(), reference=True), subject(bigram())
