@@ -3,7 +3,7 @@
     y = MatMul(x, W)   ->   y = MatMulBnb4(x, B, absmax)      K = in, N = out, quant_type 1 = NF4, 0 = FP4
 
     B        uint8 [ceil(N * K / 2)]    codes of W^T in one run, the first of two in the high bits
-    absmax   float32 [ceil(N * K / block)]
+    absmax   of the type of x, [ceil(N * K / block)]
 
 Source: ONNX Runtime, docs/ContribOperators.md, com.microsoft.MatMulBnb4.
 """
@@ -46,7 +46,7 @@ def replace_linears(model: ir.Model, linears: list[Linear], load: Callable[[str]
 
 
 def _replace(model: ir.Model, linear: Linear, tensor: CodebookTensor) -> int:
-    arrays = {"codes": pack(tensor), "absmax": tensor.scale.cpu().numpy()}
+    arrays = {"codes": pack(tensor), "absmax": tensor.scale.cpu().numpy().astype(linear.dtype, copy=False)}
     constants = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
     rows, columns = linear.shape
     attributes = {"K": rows, "N": columns, "block_size": tensor.block_size, "quant_type": QUANT_TYPES[tensor.book]}

@@ -57,6 +57,18 @@ def test_onnx_runtime_multiplies_by_our_weights(book: str, rows: int, block_size
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)  # float32 sums in another order
 
 
+@pytest.mark.parametrize("book", BOOKS)
+def test_a_graph_of_half_precision_loads(book: str) -> None:
+    weight = graphs.normal(6, 64).astype(np.float16)
+    model = graphs.build(TEXT.replace("ROWS", "64").replace("float[", "float16["), opset=21, w=weight)
+    tensor = Codebook(book, 64).solve(torch.from_numpy(weight.astype(np.float32)).T)
+    matmulbnb4.replace_linears(model, find_linears(model)[0], {"w": tensor}.__getitem__)
+    x = graphs.normal(2, 3, 64).astype(np.float16)
+    expected = x.astype(np.float32) @ tensor.dequantize().numpy()
+    # Sums of 64 products, and what they come to, in half precision.
+    np.testing.assert_allclose(laws.run(model, {"x": x})["y"], expected, rtol=1e-2, atol=5e-2)
+
+
 def test_the_interface_stays_and_the_weight_is_gone() -> None:
     model = packed(64, solved(64))
     original = graphs.build(TEXT.replace("ROWS", "64"), opset=21, w=graphs.normal(6, 64))

@@ -95,7 +95,7 @@ def plan(
     for node in model.graph:
         if _carries(node) and node.inputs[0] in integer:
             integer.add(node.outputs[0])
-        if node.domain or node.op_type not in _operators(options, target) or not _is_float(node.outputs[0]):
+        if node.domain or node.op_type not in _operators(options, target):
             continue
         if label(node) in float_nodes:
             continue

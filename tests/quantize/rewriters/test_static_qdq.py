@@ -199,7 +199,10 @@ def test_arithmetic_outside_the_integer_kernels_stays_float() -> None:
     ("text", "line"),
     [
         ("(float[N,6] x) => (float[N,6] y) { y = Relu(x) }", "no operator to quantize; none of Conv, Gemm, MatMul"),
-        ("(double[N,6] x) => (double[N,6] y) { y = MatMul(x, d) }", "no operator to quantize"),
+        (
+            "(double[N,6] x) => (double[N,6] y) { y = MatMul(x, d) }",
+            "no operator to quantize; d: reads no float32 activation",
+        ),
     ],
 )
 def test_a_graph_without_products_is_refused(text: str, line: str) -> None:
