@@ -186,12 +186,13 @@ def quantize(
     defer()
     from compressor import pipeline, sources
     from compressor.command import showing
-    from compressor.shelf import Shelf
+    from compressor.shelf import Shelf, claim
 
     text = {"source": calibration}
     data = {"model": str(input_), "target": target, "quantize": {method: {}}, "calibration": text}
     recipe = build(data, [*set_, *budget(bits, max_increase)])
     refuse_itself(input_, output)
+    claim(output)
     given = sources.open_input(input_) if output.exists() else sources.open_input(input_, pipeline.get_ready)
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), terminal.progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))

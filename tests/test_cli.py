@@ -38,6 +38,18 @@ def test_what_is_made_does_not_take_the_place_of_its_input(command: str, tmp_pat
         )
 
 
+def test_a_place_that_holds_something_else_is_refused_before_any_weight_is_solved(
+    second: SecondRun, tmp_path: Path, compress: Compress
+) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "thesis.txt").touch()
+    ended = compress("quantize", second.run.stage("optimize"), "-o", place, "--method", "rtn")
+    expected = f"{place}: holds thesis.txt, which is not ours; choose another output directory"
+    assert (ended.code, complaint(ended)) == (2, expected)
+    assert list(tmp_path.iterdir()) == [place]
+
+
 # --- exit codes ------------------------------------------------------------------------------------------------------
 
 

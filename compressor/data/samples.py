@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,7 +193,9 @@ def _read(
     if len(inputs) == 1 and len(found) == 1:  # one array for one input needs no name
         found = {next(iter(inputs)): next(iter(found.values()))}
     if missing := inputs.keys() - found.keys():
-        raise RequestError(f"{source}: no array for input {', '.join(sorted(missing))}; it holds {', '.join(found)}")
+        raise RequestError(
+            f"{source}: no array for input {', '.join(sorted(missing))}; it holds {', '.join(found) or 'none'}"
+        )
     arrays = {name: _fitting(found[name], value, images, source) for name, value in inputs.items()}
     counts = {name: len(array) for name, array in arrays.items()}
     counts |= {LABELS: len(labels)} if labels is not None else {}
@@ -202,6 +205,8 @@ def _read(
 
 
 def _npz(path: Path) -> tuple[dict[str, Array], str]:
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise RequestError(f"{path}: is no archive of arrays, as numpy.savez makes one")
     try:
         with np.load(path, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}

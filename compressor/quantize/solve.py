@@ -164,6 +164,8 @@ class _Group:
 
     @classmethod
     def of(cls, solver: Gptq, moment: Tensor) -> _Group:
+        if not bool(moment.diagonal().any()):
+            return cls(solver, moment, None, "rounded, its input is zero on all of the data")
         try:
             factorised = solver.factorise(moment)
         except NotPositiveDefiniteError as error:

@@ -85,6 +85,7 @@ def test_one_array_for_one_input_needs_no_name(npz: Callable[..., str]) -> None:
     ("arrays", "options", "line"),
     [
         ({"a": rows()["a"]}, {}, "no array for input b; it holds a"),
+        ({}, {}, "no array for input a, b; it holds none"),
         (rows() | {"b": rows(4)["b"]}, {}, "rows are {'a': 5, 'b': 4}; every array needs the same number"),
         (rows(0), {}, "and at least one"),
         (rows(), {"samples": 6}, "holds 5 rows; 6 are asked for. Ask for fewer samples or bring more data"),
@@ -133,12 +134,19 @@ def test_a_graph_without_inputs_has_nothing_to_calibrate(npz: Callable[..., str]
         read(npz(), CONSTANT)
 
 
-@pytest.mark.parametrize("content", [b"", b"no arrays", None])
-def test_a_file_that_holds_no_arrays_is_refused(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is no archive of arrays"),
+        (b"none", "is no archive of arrays"),
+        (None, "cannot be read as arrays: No such"),
+    ],
+)
+def test_a_file_that_holds_no_arrays_is_refused(content: bytes | None, why: str, tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RequestError, match=r"data\.npz: cannot be read as arrays"):
+    with pytest.raises(RequestError, match=rf"data\.npz: {why}"):
         read(str(path))
 
 

@@ -121,6 +121,14 @@ def test_a_moment_that_is_no_number_falls_back_to_rounding(tmp_path: Path) -> No
         assert torch.equal(solved.q, rounding.solve(torch.from_numpy(WEIGHTS[row["layer"]])).q)
 
 
+def test_data_that_is_zero_everywhere_falls_back_to_rounding(tmp_path: Path) -> None:
+    data = batches()
+    for batch in data:
+        batch["x"][:] = 0
+    rows = with_data(SOLVER, data, tmp_path)
+    assert rows[0]["fallback"] == "rounded, its input is zero on all of the data"
+
+
 class Careless(Gptq):
     """A solver that throws the weights away."""
 
