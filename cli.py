@@ -88,7 +88,7 @@ def run(
     place = output or Path("artifacts") / path.stem
     earlier = last_good.read(baseline) if baseline else None
     if dry_run:
-        showing.plan(planning.plan(chosen, place), place, json_)
+        showing.plan(planning.plan(chosen, place, strict=strict), place, json_)
         return
     made, report = pipeline.run(chosen, place, strict=strict, earlier=earlier, track=terminal.progress())
     showing.write_for_ci(report, junit, summary, strict=strict)
@@ -151,16 +151,24 @@ def optimize(
     data = {"model": str(inputs[0]), "target": target, "optimize": {"dtype": dtype}}
     plain = not (set_ or dtype) and target in catalog.TARGETS  # else the recipe says what is wrong, or what was set
     wanted = optimizing.Target(target) if plain else build(data, set_)
+    documents: dict[str, Any] = {}
 
     def one(input_: Path, place: Path) -> None:
         refuse_itself(input_, place)
         made = optimizing.optimize(sources.open_input(input_), wanted, Shelf(place, exact=True), terminal.progress())
-        showing.artifact(made, json_)
+        if json_:
+            documents[str(place)] = showing.document(made)
+        else:
+            showing.artifact(made, as_json=False)
         if explain and not json_ and (refusals := tables.refusals(made)):  # the document has them anyway
             terminal.table("left alone", refusals)
         ending.fail_on_fallbacks(made, strict=strict)
 
-    return each(inputs, output, one)
+    try:
+        return each(inputs, output, one)
+    finally:
+        if documents:
+            terminal.emit(documents if len(inputs) > 1 else documents[str(output)])
 
 
 @commands.add
@@ -197,7 +205,7 @@ def quantize(
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), terminal.progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
     showing.artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})
-    ending.fail_on_fallbacks(quantized, strict=strict)
+    ending.fail_on_fallbacks(quantized, made, strict=strict)
 
 
 @commands.add
@@ -293,6 +301,8 @@ def bench(
     from compressor.stages import measuring
 
     if serving:
+        if against and against.startswith(rivals.BUILDER):
+            raise RequestError(f"--against {against}: --serving has artifacts alone as rivals; name one")
         names = {"artifact": artifact} | ({"rival": Path(against)} if against else {})
         _bench_serving(names, streams, length, new_tokens, provider, output, json_)
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressor import estimate, pipeline, sources
 from compressor.recipe.recipe import Recipe
+from compressor.shelf import refuse_strangers
 from compressor.stages import keys
 
 
@@ -21,10 +22,12 @@ class Step:
     peak_bytes: int
 
 
-def plan(recipe: Recipe, output: Path) -> tuple[Step, ...]:
+def plan(recipe: Recipe, output: Path, *, strict: bool = False) -> tuple[Step, ...]:
     """The stages of `run` in their order. Raises: RequestError where `run` would refuse before its first stage."""
+    pipeline.refuse_remote_code(recipe, strict=strict)
     source = sources.find(recipe.model, remote_code=recipe.export.trust_remote_code)
     pipeline.refuse_for_target(recipe, source)
+    refuse_strangers(output.absolute())
     shelf = pipeline.stages_beside(output)
     exported, _ = keys.export(source.sha256, recipe)
     optimized, _ = keys.optimize(exported, recipe)

@@ -91,10 +91,7 @@ def _has_no_room(error: OSError, place: Path) -> bool:
 
 
 def claim(place: Path) -> None:
-    """Make sure that a place may be written, and sweep what killed runs left there.
-
-    Raises: RequestError when files that are not an artifact's lie there; they are never replaced.
-    """
+    """Sweep what killed runs left at a place, and make sure that it may be written. Raises: as `refuse_strangers`."""
     for trace in place.parent.glob(f".{glob.escape(place.name)}.*-*"):
         kind, _, pid = trace.name.removeprefix(f".{place.name}.").rpartition("-")
         if not pid.isdigit() or _alive(int(pid)):
@@ -103,6 +100,11 @@ def claim(place: Path) -> None:
             trace.rename(place)
         elif kind in ("partial", "replaced"):
             shutil.rmtree(trace, ignore_errors=True)
+    refuse_strangers(place)
+
+
+def refuse_strangers(place: Path) -> None:
+    """Raises: RequestError when files that are not an artifact's lie there; they are never replaced."""
     if not place.exists():
         return
     if not place.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from compressor.providers import environment
 from compressor.recipe import recipe
+from tests import architectures
 from tests.conftest import ROOT, SMALL, FirstRun, Outcome, Run, SecondRun
 
 Compress = Callable[..., Outcome]
@@ -68,6 +70,16 @@ def test_a_missed_limit_is_1_and_the_report_is_there_all_the_same(first: FirstRu
     ended = compress("validate", *pair, "--json", f"--set=validate={json.dumps(limits)}")
     assert (ended.code, ended.json()["verdict"]) == (1, "missed size ratio")
     assert ended.err.splitlines()[-1] == "compress: missed size ratio"
+
+
+def test_a_fallback_of_packaging_fails_under_strict(tmp_path: Path, compress: Compress) -> None:
+    """Attention with ALiBi has no operator that pages its cache."""
+    graph, place = tmp_path / "graph", tmp_path / "out"
+    assert compress("export", architectures.write("bloom", tmp_path / "checkpoint"), "-o", graph).code == 0
+    ended = compress("quantize", graph, "-o", place, "--method", "rtn", "--strict")
+    assert ended.code == 1
+    assert "1 fallbacks; --strict counts each" in ended.err
+    assert not (place / "model.paged.onnx").exists()
 
 
 def test_ci_gets_junit_a_summary_and_a_comparison(first: FirstRun, tmp_path: Path, compress: Compress) -> None:
@@ -203,6 +215,20 @@ def test_a_dry_run_writes_nothing(
     assert shown.code == 0
     assert shown.out.count("to do") == 4
     assert list(tmp_path.iterdir()) == [small.file]
+
+
+def test_a_dry_run_refuses_what_the_run_would(small: Run, tmp_path: Path, compress: Compress) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    for options in (("-o", tmp_path / "mine"), ("--strict", "--set", "export.trust_remote_code=true")):
+        said = [complaint(compress("run", small.file, *options, *more)) for more in (["--dry-run"], [])]
+        assert said[0] == said[1]
+
+
+def test_what_is_printed_need_not_be_read_whole() -> None:
+    command = f"{sys.executable} {ROOT / 'cli.py'} recipes --schema | head -c 1"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGPIPE, "{", "")
 
 
 def test_a_model_named_in_words_replaces_the_recipes(small: Run, compress: Compress) -> None:

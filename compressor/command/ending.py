@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from compressor.command.arguments import INTERRUPTED
+from compressor.command.arguments import INTERRUPTED, UNREAD
 from compressor.command.terminal import say
 from compressor.errors import BUG, DONE, MACHINE_CANNOT, CompressError, LimitMissedError, RequestError, in_a_line
 
@@ -30,6 +30,9 @@ def guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the last finished stage")
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     except MemoryError:
         say("out of memory; fewer calibration samples or a machine with more would help")
         return MACHINE_CANNOT
@@ -77,9 +80,9 @@ def writing() -> Iterator[None]:
         raise RequestError(f"{error.filename}: cannot be written ({in_a_line(error)}); name another place") from None
 
 
-def fail_on_fallbacks(made: Artifact, *, strict: bool) -> None:
-    """Say what fell back. Raises: LimitMissedError under `--strict`."""
-    fallbacks = made.facts["fallbacks"]
+def fail_on_fallbacks(*made: Artifact, strict: bool) -> None:
+    """Say what fell back in any of the stages. Raises: LimitMissedError under `--strict`."""
+    fallbacks = [line for stage in made for line in stage.facts.get("fallbacks", ())]
     say(*fallbacks)
     if strict and fallbacks:
         raise LimitMissedError(f"{len(fallbacks)} fallbacks; --strict counts each")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compressor.command.ending import writing
@@ -38,11 +39,17 @@ def plan(steps: Sequence[Step], place: Path, as_json: bool) -> None:
     table(f"would write {place}", shown)
 
 
-def artifact(made: Artifact, as_json: bool, more: dict[str, Any] | None = None) -> None:
-    measured = made.measured() | (more or {})
+def document(made: Artifact, more: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """What --json says of an artifact; `more`: what its stage learned beside it."""
+    facts = {"artifact": str(made.directory), "key": made.key, "facts": made.facts, "reused": made.reused}
+    return {**facts, **made.measured(), **more}
+
+
+def artifact(made: Artifact, as_json: bool, more: Mapping[str, Any] = MappingProxyType({})) -> None:
     if as_json:
-        emit({"artifact": str(made.directory), "key": made.key, "facts": made.facts, "reused": made.reused} | measured)
+        emit(document(made, more))
         return
+    measured = {**made.measured(), **more}
     for title in ("proof", "passes", "layers"):
         if measured.get(title):
             table(title, [tables.brief(row) for row in measured[title]])

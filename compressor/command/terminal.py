@@ -42,10 +42,11 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.text import Text  # a plain str would be read as markup, and [batch, sequence] would vanish
 
     drawn = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else ():
-        drawn.add_column(column, justify="right" if isinstance(rows[0][column], (int, float)) else "left")
+    for name in (names := tables.columns(rows)):
+        first = next(row[name] for row in rows if name in row)
+        drawn.add_column(name, justify="right" if isinstance(first, (int, float)) else "left")
     for row in rows:
-        drawn.add_row(*(Text(tables.cell(value)) for value in row.values()))
+        drawn.add_row(*(Text(tables.cell(row.get(name))) for name in names))
     Console().print(drawn)
 
 

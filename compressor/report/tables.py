@@ -42,10 +42,15 @@ def lines_of(value: Any) -> str:
     return "\n".join(map(lines_of, value)) if isinstance(value, list) else cell(value)
 
 
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What any of the rows has, in the order in which it first comes."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rows under their columns' names, as wide as they are; a cell of several lines takes as many."""
-    written = [[cell(value).split("\n") for value in row.values()] for row in rows]
-    cells = [[[name] for name in (rows[0] if rows else ())], *written]
+    names = columns(rows)
+    cells = [[[name] for name in names], *([cell(row.get(name)).split("\n") for name in names] for row in rows)]
     widths = [max(len(line) for one in column for line in one) for column in zip(*cells, strict=True)]
     return [
         "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compressor import artifact, catalog
+from compressor import artifact, catalog, sources
 from compressor.data import corpus
 from compressor.recipe.recipe import Recipe
 from compressor.stages import optimizing
@@ -29,6 +29,8 @@ def quantize(optimized: str, recipe: Recipe) -> Keyed:
     options |= {"half_scales": form.half_scales, "convolutions": recipe.convolutions}
     if recipe.quantize.prepared:
         options["format"] = recipe.format  # the graph that is kept has the opset that its weights need
+    if recipe.quantize.budget is not None:
+        options |= {"format": recipe.format, "target": recipe.target}  # bits are chosen by what they take there
     if recipe.quantize.name in catalog.REWRITERS:
         options["target"] = recipe.target
     if not recipe.quantize.calibrated:
@@ -40,8 +42,10 @@ def quantize(optimized: str, recipe: Recipe) -> Keyed:
 
 
 def package(optimized: str, quantized: str, recipe: Recipe) -> Keyed:
-    """The scales of an 8-bit cache depend on text."""
+    """The scales of an 8-bit cache depend on text, a checkpoint on the one that it fills in."""
     options = recipe.package.model_dump(mode="json") | {"format": recipe.format, "target": recipe.target}
+    if recipe.package.checkpoint is not None:
+        options["checkpoint"] = sources.find(recipe.package.checkpoint).sha256
     if not recipe.package.calibrated:
         return artifact.key("package", optimized, quantized, options), options
     options["calibration"] = recipe.calibration.model_dump(mode="json")

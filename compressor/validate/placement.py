@@ -33,7 +33,8 @@ def measure(candidate: Subject, predicted: Prediction, options: Placement, *, ob
         return rows
     ran = observed.executed(candidate.path, candidate.backend, inputs.calls[0])
     share = ran[provider] / max(ran.total(), 1)
-    return [*rows, Measurement(f"kernels run on {target}", share, note=f"{ran.total()} in the profile of one call")]
+    note = f"{ran.total()} in the profile of one call"
+    return [*rows, Measurement(f"kernels run on {target}", share, sense="at least", note=note)]
 
 
 def _predicted(found: Prediction, options: Placement) -> list[Measurement]:

@@ -11,6 +11,15 @@ def test_columns_are_as_wide_as_they_are() -> None:
     assert tables.plain([]) == []
 
 
+def test_rows_may_have_columns_that_others_lack() -> None:
+    rows = [{"layer": "a", "error": 0.5}, {"layer": "b", "weight_error": 0.25, "flags": ["x"]}]
+    assert tables.plain(rows) == [
+        "layer  error  weight_error  flags",
+        "a      0.5",
+        "b             0.25          ['x']",
+    ]
+
+
 def test_a_cell_of_several_lines_takes_as_many() -> None:
     rows = [
         {"what": "operators", "value": tables.lines_of({"MatMul": 2, "Add": [1, None]})},

@@ -123,6 +123,14 @@ def test_several_files_go_into_folders_of_their_names(perceptron: Path, tmp_path
     assert alone.read_bytes() == beside.read_bytes()
 
 
+def test_several_files_are_told_in_one_document(perceptron: Path, tmp_path: Path, compress: Compress) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.touch()
+    found = compress("optimize", perceptron, broken, "-o", tmp_path / "out", "--json").json()
+    place = str(tmp_path / "out" / perceptron.stem)
+    assert {where: one["artifact"] for where, one in found.items()} == {place: place}
+
+
 def test_two_files_of_one_name_are_refused(perceptron: Path, tmp_path: Path, compress: Compress) -> None:
     other = tmp_path / "other" / perceptron.name
     other.parent.mkdir()
