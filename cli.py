@@ -481,6 +481,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return commands.run(sys.argv[1:] if arguments is None else arguments)
 
     ranked = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # torchrun's, of several processes
+    if arguments is None and not ranked:
+        ending.unwind_when_terminated()
     code = ending.among_ranks(command) if ranked else ending.guarded(command)
     if arguments is None and not ranked:
         ending.leave(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +51,35 @@ def test_a_place_that_holds_something_else_is_refused_before_any_weight_is_solve
     expected = f"{place}: holds thesis.txt, which is not ours; choose another output directory"
     assert (ended.code, complaint(ended)) == (2, expected)
     assert list(tmp_path.iterdir()) == [place]
+
+
+HALF_WRITTEN = """
+import time
+from pathlib import Path
+from compressor.command import ending
+from compressor.shelf import Shelf
+
+def command():
+    with Shelf(Path("stages")).draft("export", "0" * 64, {}, {}) as draft:
+        (draft.folder / "model.onnx").write_bytes(b"half")
+        print("begun", flush=True)
+        time.sleep(60)
+
+ending.unwind_when_terminated()
+ending.guarded(command)
+"""
+
+
+def test_a_run_that_is_told_to_end_takes_back_what_is_half_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HALF_WRITTEN]
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        assert [one.name for one in tmp_path.rglob("*.onnx")] == ["model.onnx"]
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+    assert not [one for one in tmp_path.rglob("*") if one.is_file()]
 
 
 # --- exit codes ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,20 @@ from compressor.errors import BUG, DONE, MACHINE_CANNOT, CompressError, LimitMis
 if TYPE_CHECKING:
     from compressor.artifact import Artifact
     from compressor.report.report import Report
+
+
+class TerminatedError(BaseException):
+    """SIGTERM, raised where the work stands, so that what is half written goes as it does with an interrupt."""
+
+
+def unwind_when_terminated() -> None:
+    """Let a first SIGTERM take the work back before it ends the process; a second ends it at once."""
+
+    def unwind(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise TerminatedError
+
+    signal.signal(signal.SIGTERM, unwind)
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -33,6 +48,9 @@ def guarded(command: Callable[[], object]) -> int:
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except TerminatedError:
+        signal.raise_signal(signal.SIGTERM)  # by now with its plain effect, which whoever sent it will see
+        raise
     except MemoryError:
         say("out of memory; fewer calibration samples or a machine with more would help")
         return MACHINE_CANNOT
