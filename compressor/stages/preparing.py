@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from compressor import catalog
 from compressor.graph.decoder import Feeds
@@ -28,7 +29,7 @@ from compressor.stages import raising
 def opened(path: Path, recipe: Recipe) -> ir.Model:
     """The float graph with room for codes, its weights as initializers, its stacks of matrices taken apart."""
     model = raising.with_room_for_codes(load_model(path), path, recipe)
-    ir.passes.common.LiftConstantsToInitializersPass()(model)
+    LiftConstantsToInitializersPass()(model)
     stacks.unstack(model)
     return model
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from compressor.graph.session import load_model, open_session, save_model
 from compressor.recipe import recipe
 from compressor.shelf import Shelf
 from tests import graphs, laws
+from tests.conftest import ROOT
 
 VOCABULARY, WIDTH, INNER = 512, 64, 96
 TEXT = """(int64[N,T] input_ids) => (float[N,T,64] y) {
@@ -141,3 +145,22 @@ def test_a_decoder_is_rotated_with_the_values_of_its_heads(tmp_path: Path) -> No
         found.append(DecoderSession(sizes, open_session(made.model, "exact")).logits(ids, np.ones_like(ids)))
     # Float32 through every layer in other axes: some 2^-23 of the largest for each of a few dozen products.
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4 * np.abs(found[0]).max())
+
+
+FOLLOWER = """
+import sys
+from pathlib import Path
+from compressor.recipe import recipe
+from compressor.stages import preparing
+preparing.opened(Path(sys.argv[1]), recipe.build({"model": "a.onnx", "quantize": {"rtn": {}}}))
+"""
+
+
+def test_a_process_that_has_loaded_nothing_else_opens_a_graph(tmp_path: Path) -> None:
+    """As the second of several ranks does, which is told what to quantize and nothing before."""
+    text = "(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }"
+    save_model(graphs.build(text, opset=21, w=graphs.normal(64, 64)), tmp_path / "a.onnx")
+    command = [sys.executable, "-c", FOLLOWER, str(tmp_path / "a.onnx")]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    assert ended.returncode == 0, ended.stderr

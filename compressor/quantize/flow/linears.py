@@ -230,7 +230,7 @@ def _unlike(node: ir.Node, weight: ir.Value) -> str:
     if stacked_weight(node):
         return "a stack of matrices that was not taken apart"
     if node.op_type == "Conv":
-        return "a convolution that this method, package or target does not round"
+        return "a convolution that this method, package or target does not round, or not in this form"
     if weight.const_value.dtype not in FLOATS:
         return f"of type {weight.const_value.dtype.name.lower()}"
     left = node.inputs[0]
