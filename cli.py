@@ -394,8 +394,14 @@ def generate(
     served = Served.open(artifact, paged=name != STATIC)
     make = served.backend(name, served.limits(max_batch, cache_tokens, threads))
     place = output or prompts.with_suffix(".out.jsonl")
-    count = offline.generate(served, make, prompts, place, terminal.progress())
+    asked = offline.generate(served, make, prompts, place, terminal.progress())
+    failed = [one for one in asked if one.error]
+    count = len(asked) - len(failed)
     terminal.emit({"output": str(place), "answered": count}) if json_ else terminal.show(f"answered {count}: {place}")
+    if failed:
+        raise LimitMissedError(
+            f"{len(failed)} prompts have no answer, as {failed[0].where}: {failed[0].error}; try again"
+        )
 
 
 @commands.add

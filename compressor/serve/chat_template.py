@@ -35,7 +35,9 @@ def render(folder: Path, messages: Sequence[dict[str, str]]) -> str:
     template = find(folder)
     if template is None:
         raise RequestError("this model has no chat template; use /v1/completions")
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals["raise_exception"] = _refuse
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     tokens = {name: _content(_config(folder).get(name)) for name in TOKENS}

@@ -35,6 +35,7 @@ from compressor.serve.served import Served
 from compressor.serve.text import Text
 
 Form = TypeVar("Form", bound=Common)
+COMPLETION_TOKENS = 16  # of a completion that names no number, as OpenAI has it
 PROMETHEUS = "text/plain; version=0.0.4"
 ROUTES = {
     "/health": ("GET", "health"),
@@ -111,7 +112,8 @@ class Server:
         prompt = self._encode(given, special=True) if isinstance(given, str) else given
         if not prompt:
             raise HttpError(400, "prompt: it has no token, and this tokenizer begins a text with none", field="prompt")
-        return await self._answer(http, form, prompt, form.wanted, chat=False)
+        wanted = form.max_tokens or min(COMPLETION_TOKENS, self.options.max_new_tokens)
+        return await self._answer(http, form, prompt, wanted, chat=False)
 
     async def chat(self, http: HttpRequest) -> Response:
         self._admit(http)
@@ -292,11 +294,12 @@ def start(served: Served, make: Callable[[], Backend], options: Options, queue: 
 
 
 def run(server: Server, place: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was begun. Before, nothing is, and either ends the process."""
+    """Serve until SIGTERM or SIGINT, then finish what was begun: that is how a server ends, and no interruption."""
     patience = server.options.drain_seconds
     config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
-    uvicorn.Server(config).run(sockets=[place])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn sends itself the signal once more
+        uvicorn.Server(config).run(sockets=[place])
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

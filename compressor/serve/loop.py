@@ -1,10 +1,11 @@
 """The thread that owns a backend: others hand it requests and get events, it steps as long as there is work.
 
-    loop = Loop(make, queue=64); loop.start()
+    loop = Loop(make, queue_limit=64, observe=metrics.stepped); loop.start()
     ticket = loop.submit(request, on_event)      on_event is called in this thread, once for each event
     loop.cancel(ticket); loop.drain()
 
-More than `queue` requests beyond the batch are refused at once: a queue without end only hides that there is no room.
+More than `queue_limit` requests beyond the batch are refused at once: a queue without end only hides that there is
+no room.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Loop:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
         self._ready, self._lock = threading.Event(), threading.Lock()
-        self._tickets: dict[int, Ticket] = {}
-        self._open_requests = 0
+        self._tickets: dict[int, Ticket] = {}  # by the backend's number
+        self._open: set[Ticket] = set()  # handed over, and not ended
         self._closing = False
         self.failure: Exception | None = None
         self.usage: Usage
@@ -67,9 +68,9 @@ class Loop:
         with self._lock:
             if self._closing or self.failure:
                 raise ClosedError("the server is closing and takes no more requests")
-            if self._open_requests >= self.backend.limits.max_batch + self._queue_limit:
-                raise QueueFullError(f"{self._open_requests} requests are under way already; try again in a moment")
-            self._open_requests += 1
+            if len(self._open) >= self.backend.limits.max_batch + self._queue_limit:
+                raise QueueFullError(f"{len(self._open)} requests are under way already; try again in a moment")
+            self._open.add(ticket)
             self._commands.put(lambda: self._accept(ticket))
         return ticket
 
@@ -105,9 +106,10 @@ class Loop:
                 for event in events:
                     self._tell(event)
         except Exception as error:  # a broken backend answers nobody: say so to all, and to those who ask for health
-            self.failure = error
-            for number in list(self._tickets):
-                self._tell(Event(number, finish="failed", error=f"the backend broke: {error}"))
+            with self._lock:
+                self.failure = error
+            for ticket in list(self._open):
+                self._close(ticket, Event(ticket.number or 0, finish="failed", error=f"the backend broke: {error}"))
 
     def _obey(self) -> bool:
         """Carry out what was asked for; wait for it where there is nothing else to do. False: the end."""
@@ -142,5 +144,5 @@ class Loop:
 
     def _close(self, ticket: Ticket, event: Event) -> None:
         with self._lock:
-            self._open_requests -= 1
+            self._open.remove(ticket)
         ticket.listener(event)

@@ -55,9 +55,10 @@ class Prompt:
     text: str = ""
     finish: str = ""
     cached_tokens: int = 0
+    error: str = ""  # why it was not answered
 
     def line(self) -> dict[str, Any]:
-        names = ("id", "text", "tokens", "finish", "cached_tokens")
+        names = ("id", "text", "tokens", "finish", "cached_tokens", *(["error"] if self.error else []))
         return {name: getattr(self, name) for name in names}
 
 
@@ -67,8 +68,8 @@ def generate(
     prompts: Path,
     output: Path,
     track: Track = identity,
-) -> int:
-    """Answer every prompt that the output does not hold yet; returns how many there were to answer.
+) -> list[Prompt]:
+    """Answer every prompt that the output does not hold yet; returns them, those with an `error` unanswered.
 
     Raises: RequestError with file and line of a prompt that is wrong, before anything is computed.
     """
@@ -82,7 +83,7 @@ def generate(
         for one in track(_Counted(run(backend, left, served), len(left)), "generate"):
             file.write(json.dumps(one.line(), ensure_ascii=False) + "\n")
             file.flush()
-    return len(left)
+    return left
 
 
 def _check(backend: Backend, prompt: Prompt) -> None:
@@ -114,14 +115,14 @@ def run(backend: Backend, prompts: Sequence[Prompt], served: Served) -> Iterator
             if event.finish:
                 one.text += text.finish()
                 one.finish = "stop" if text.stopped else event.finish
-                one.cached_tokens = event.cached_tokens
+                one.cached_tokens, one.error = event.cached_tokens, event.error
                 yield one
 
 
 def read(path: Path, served: Served) -> list[Prompt]:
     """The prompts of a file. Raises: RequestError, file:line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read ({in_a_line(error)})") from None
     found = [
@@ -149,16 +150,16 @@ def _prompt(line: str, where: str, number: int, served: Served) -> Prompt:
 
 
 def _ids_of(output: Path) -> list[Any]:
-    """Ids that an output holds; a last line that a killed run left half is cut off."""
+    """Ids that an output has answers for; other lines go: errors, and a last one that a killed run left half."""
     if not output.is_file():
         return []
-    whole = [line for line in output.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    *whole, _ = output.read_text(encoding="utf-8").split("\n")
     try:
-        ids = [json.loads(line)["id"] for line in whole]
+        answers = {line: answer["id"] for line in whole if "error" not in (answer := json.loads(line))}
     except (ValueError, KeyError, TypeError):
         raise RequestError(f"{output}: holds lines that are not answers; choose another -o") from None
-    output.write_text("".join(whole), encoding="utf-8")
-    return ids
+    output.write_text("".join(f"{line}\n" for line in answers), encoding="utf-8")
+    return list(answers.values())
 
 
 class _Counted:

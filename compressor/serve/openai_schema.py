@@ -174,7 +174,7 @@ class Completion(Common):
     """POST /v1/completions."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
 
     @field_validator("prompt")
     @classmethod
@@ -191,11 +191,6 @@ class Completion(Common):
         if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int):
             return self.prompt[0]
         return self.prompt
-
-    @property
-    def wanted(self) -> int | None:
-        """New tokens; none: as many as fit."""
-        return self.max_tokens
 
 
 class Chat(Common):

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from compressor.graph.paged_decoder import PAGED_CONFIG, PAGED_MODEL
+from compressor.serve.backend import Event
+from compressor.serve.reference import Reference
 from tests.conftest import Outcome
 from tests.serve.conftest import Subject
 
@@ -52,6 +54,34 @@ def test_both_batchings_answer_the_same_and_a_second_run_goes_on(
     place.write_text("".join(lines[:2]) + lines[2][:10], encoding="utf-8")  # killed while it wrote the third
     assert compress(*call, "--backend", "reference", "--json").json()["answered"] == len(LINES) - 2
     assert answers(place) == found[1]
+
+
+def refusing(backend: Reference) -> list[Event]:
+    """A step in which all that wait fail."""
+    failed = [Event(one.number, finish="failed", error="no device") for one in backend.waiting]
+    backend.waiting.clear()
+    return failed
+
+
+def test_a_line_ends_at_a_newline_alone_and_what_failed_is_asked_again(
+    compress: Callable[..., Outcome],
+    tiny: Callable[[int | None], Subject],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """JSON may hold U+2028 and U+0085 as they are, at which Python ends lines."""
+    prompts, place = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    lines = [{"prompt": f"Two{end}cats", "max_tokens": 2, "id": f"a{end}b"} for end in "\u2028\x85"]
+    prompts.write_text("".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in lines), encoding="utf-8")
+    call = ("generate", tiny(4).folder, "--prompts", prompts, "-o", place, "--backend", "reference", "--json")
+    with monkeypatch.context() as broken:
+        broken.setattr(Reference, "step", refusing)
+        ended = compress(*call)
+    assert (ended.code, ended.json()["answered"]) == (1, 0)
+    assert f"2 prompts have no answer, as {prompts}:1: no device; try again" in ended.err
+    assert compress(*call).json()["answered"] == 2
+    assert compress(*call).json()["answered"] == 0
+    assert place.read_text(encoding="utf-8").count("\n") == 2
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,15 @@ def test_a_template_makes_messages_a_text(tmp_path: Path) -> None:
         chat_template.render(tmp_path, [])
 
 
+def test_a_template_may_leave_its_loops(tmp_path: Path) -> None:
+    text = (
+        "{% for one in messages %}{% if one.role == 'system' %}{% continue %}{% endif %}{{ one.content }}{% endfor %}"
+    )
+    (tmp_path / "chat_template.jinja").write_text(text)
+    messages = [{"role": role, "content": role} for role in ("system", "user")]
+    assert chat_template.render(tmp_path, messages) == "user"
+
+
 @pytest.mark.parametrize(
     "escape", ["{{ ''.__class__.__mro__[1] }}", "{{ messages.append(1) }}", "{% include '/etc/passwd' %}"]
 )
