@@ -52,8 +52,6 @@ class CastMerging(LocalPass):
             raise Refused(f"{between} does not hold every {source.dtype}")
         if last == source.dtype:
             return scope.replace(node, source)
-        if T.BOOL in (between, last) and source.dtype != T.BOOL and between == T.BOOL:
-            raise Refused("a BOOL holds no numbers")
         node.replace_input_with(0, source)
         return True
 
