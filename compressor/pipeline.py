@@ -142,7 +142,7 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
 
 
 def get_ready(nbytes: int) -> None:
-    """What `quantize` takes a while for before it sees a weight, for those who wait for the bytes of a graph."""
+    """Compile the C kernels that `quantize` rounds with, while the bytes of its graph are still being hashed."""
     from compressor.stages import quantizing
 
     quantizing.get_ready(nbytes)

@@ -1,5 +1,6 @@
 """What is done to the float graph before its weights are rounded: it computes what it did, and rounds better.
 
+rotations      outliers spread over all channels, before anything is scaled
 awq            inputs of rtn and gptq scaled, so that loud ones get a finer grid
 smoothquant    activations made even for static_qdq and dynamic
 """
@@ -35,7 +36,7 @@ def opened(path: Path, recipe: Recipe) -> ir.Model:
 
 
 def prepare_graph(model: ir.Model, recipe: Recipe, batches: Sequence[Feeds], track: Track) -> list[dict[str, Any]]:
-    """Everything that the recipe asks for, in place. Returns a row for each input that was scaled."""
+    """Everything that the recipe asks for, in place. Returns a row for each change that was made."""
     options, rows = recipe.quantize, list[dict[str, Any]]()
     if options.rotations is not None:
         rows += rotation.rotate(model, untie=options.rotations.untie, seed=options.rotations.seed)
