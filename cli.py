@@ -399,9 +399,7 @@ def generate(
     count = len(asked) - len(failed)
     terminal.emit({"output": str(place), "answered": count}) if json_ else terminal.show(f"answered {count}: {place}")
     if failed:
-        raise LimitMissedError(
-            f"{len(failed)} prompts have no answer, as {failed[0].where}: {failed[0].error}; try again"
-        )
+        raise LimitMissedError(f"{len(failed)} prompts have no answer, as {failed[0].where}: {failed[0].error}")
 
 
 @commands.add

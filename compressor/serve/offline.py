@@ -23,6 +23,8 @@ from compressor.serve.backend import Backend, Request, Sampling
 from compressor.serve.served import Served
 from compressor.serve.text import Text
 
+UNANSWERED = ("failed", "refused")
+
 
 class Line(openai_schema.Part):
     """A line of the input: a text or tokens, and how they go on."""
@@ -155,9 +157,10 @@ def _ids_of(output: Path) -> list[Any]:
         return []
     *whole, _ = output.read_text(encoding="utf-8").split("\n")
     try:
-        answers = {line: answer["id"] for line in whole if "error" not in (answer := json.loads(line))}
+        ends = {line: (one["id"], one["finish"]) for line in whole for one in [json.loads(line)]}
     except (ValueError, KeyError, TypeError):
         raise RequestError(f"{output}: holds lines that are not answers; choose another -o") from None
+    answers = {line: number for line, (number, finish) in ends.items() if finish not in UNANSWERED}
     output.write_text("".join(f"{line}\n" for line in answers), encoding="utf-8")
     return list(answers.values())
 

@@ -56,6 +56,16 @@ def test_both_batchings_answer_the_same_and_a_second_run_goes_on(
     assert answers(place) == found[1]
 
 
+def test_lines_that_are_not_answers_are_kept(
+    compress: Callable[..., Outcome], tiny: Callable[[int | None], Subject], prompts: Path, tmp_path: Path
+) -> None:
+    place, held = tmp_path / "log.jsonl", '{"error": "disk"}\n{"id": 3, "error": "fan"}\n"an error"\n'
+    place.write_text(held)
+    ended = compress("generate", tiny(4).folder, "--prompts", prompts, "-o", place, "--backend", "reference")
+    assert (ended.code, place.read_text()) == (2, held)
+    assert "holds lines that are not answers" in ended.err
+
+
 def refusing(backend: Reference) -> list[Event]:
     """A step in which all that wait fail."""
     failed = [Event(one.number, finish="failed", error="no device") for one in backend.waiting]
@@ -78,7 +88,7 @@ def test_a_line_ends_at_a_newline_alone_and_what_failed_is_asked_again(
         broken.setattr(Reference, "step", refusing)
         ended = compress(*call)
     assert (ended.code, ended.json()["answered"]) == (1, 0)
-    assert f"2 prompts have no answer, as {prompts}:1: no device; try again" in ended.err
+    assert f"2 prompts have no answer, as {prompts}:1: no device" in ended.err
     assert compress(*call).json()["answered"] == 2
     assert compress(*call).json()["answered"] == 0
     assert place.read_text(encoding="utf-8").count("\n") == 2
