@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from compressor import disk
@@ -20,7 +19,6 @@ from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
 
 FOLDER = "qtensors"
-DTYPES = {"uint8": "U8", "float32": "F32"}  # as safetensors names them
 
 
 @dataclass(frozen=True)
@@ -55,28 +53,16 @@ def write(folder: Path, name: str, tensor: QTensor | CodebookTensor) -> None:
         return
     path = folder / file_of(name)
     path.parent.mkdir(exist_ok=True)
-    parts: dict[str, Tensor] = {"scale": tensor.scale, "q": tensor.q}
+    parts: dict[str, Tensor] = {"q": tensor.q, "scale": tensor.scale}
     if isinstance(tensor, QTensor):
         parts["zero"] = tensor.zero
         facts: dict[str, Any] = {"bits": tensor.bits, "group_size": tensor.group_size, "weight": name}
     else:
         facts = {"book": tensor.book, "block_size": tensor.block_size, "weight": name}
-    _save({key: part.cpu().contiguous().numpy() for key, part in parts.items()}, path, {"qtensor": json.dumps(facts)})
+    content = save({key: part.cpu().contiguous() for key, part in parts.items()}, {"qtensor": json.dumps(facts)})
+    with path.open("wb") as file:  # not by save_file, which writes a tensor in one piece
+        disk.write(file, np.frombuffer(content, np.uint8))
     disk.begin_flush(path)
-
-
-def _save(parts: Mapping[str, NDArray[Any]], path: Path, metadata: Mapping[str, str]) -> None:
-    """The bytes of safetensors' save_file, which writes a tensor in one piece."""
-    header, end = dict[str, Any](__metadata__=metadata), 0
-    for name, part in parts.items():
-        begin, end = end, end + part.nbytes
-        header[name] = {"dtype": DTYPES[str(part.dtype)], "shape": part.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for part in parts.values():
-            disk.write(file, part)
 
 
 def file_of(name: str) -> str:

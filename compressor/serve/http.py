@@ -298,7 +298,7 @@ def run(server: Server, place: socket.socket) -> None:
     patience = server.options.drain_seconds
     config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn sends itself the signal once more
+    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises anew after its orderly end
         uvicorn.Server(config).run(sockets=[place])
 
 

@@ -1,133 +1,29 @@
-"""The server over a real socket: OpenAI's forms, errors with their status, clients that leave, and an orderly end."""
+"""The server over a real socket: OpenAI's forms, errors with their status, and clients that leave."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import queue
-import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compressor.serve.backend import Event, Limits, Request, Sampling, Tally, Usage
-from compressor.serve.loop import ClosedError, Loop
 from compressor.serve.served import Served
+from tests.serve.client import PATIENCE, PROMPT, UNENDING, Client, held_to, request_bytes, text_of, until
 from tests.serve.conftest import Subject
+from tests.serve.scripted import Scripted
 
 uvicorn = pytest.importorskip("uvicorn", reason="the server is not installed; `pip install .[serve]`")
 pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed; `pip install .[genai]`")
 
 from compressor.serve import http as serving  # noqa: E402  after the skips
-
-ROOT = Path(__file__).parents[2]
-PROMPT = {"model": "tiny", "prompt": "Two cats", "max_tokens": 12, "temperature": 0}
-PATIENCE = 60  # seconds; only a failing test waits that long
-
-
-@dataclass(frozen=True)
-class Client:
-    """HTTP as a client speaks it."""
-
-    port: int
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-
-    def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        connection = self.connect()
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection.request("GET" if body is None else "POST", path, data, headers)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        return response.status, content.decode() if path == "/metrics" else json.loads(content)
-
-    def stalled(self) -> socket.socket:
-        """A client that announces a body and does not send it."""
-        client = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
-        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        return client
-
-    def complete(self, **changes: Any) -> tuple[int, Any]:
-        return self.ask("/v1/completions", PROMPT | changes)
-
-    def stream(self, path: str = "/v1/completions", **changes: Any) -> list[dict[str, Any]]:
-        connection = self.connect()
-        connection.request("POST", path, json.dumps(PROMPT | {"stream": True} | changes))
-        lines = connection.getresponse().read().decode().split("\n\n")
-        connection.close()
-        assert lines[-2:] == ["data: [DONE]", ""]
-        return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
-
-    def gauge(self, name: str) -> float:
-        lines = self.ask("/metrics")[1].splitlines()
-        return next(float(line.split()[-1]) for line in lines if line.startswith(f"compress_{name} "))
-
-    def cancelled(self) -> int:
-        return int("".join(re.findall(r'requests_total{finish="cancelled"} (\d+)', self.ask("/metrics")[1])) or 0)
-
-
-def text_of(chunks: list[dict[str, Any]]) -> str:
-    return "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"])
-
-
-class Scripted:
-    """A backend that says the tokens of a text whatever it is asked, one a step; the prompts are kept."""
-
-    guides, vocab, limits = False, 512, Limits(64, 16, 4, 64, 512)
-
-    def __init__(self, tokens: list[int]) -> None:
-        self.tokens, self.asked, self.under_way = tokens, list[Request](), dict[int, int]()
-
-    def submit(self, request: Request) -> int:
-        self.asked.append(request)
-        self.under_way[len(self.asked)] = 0
-        return len(self.asked)
-
-    def cancel(self, number: int) -> None:
-        self.under_way.pop(number, None)
-
-    def step(self) -> list[Event]:
-        told = []
-        for number, said in list(self.under_way.items()):
-            is_last = said + 1 == len(self.tokens)
-            told.append(Event(number, self.tokens[said], "length" if is_last else None))
-            self.under_way[number] += 1
-            if is_last:
-                del self.under_way[number]
-        return told
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.under_way)
-
-    def usage(self) -> Usage:
-        return Usage(64, 64, 0, len(self.under_way), 0, Tally())
-
-
-class Breaking(Scripted):
-    """A backend that breaks in its first step, once `more` requests were handed over that it has not seen."""
-
-    def __init__(self, more: Callable[[], object]) -> None:
-        super().__init__([5])
-        self.more = more
-
-    def step(self) -> list[Event]:
-        self.more()
-        raise OSError("no device")
 
 
 @contextlib.contextmanager
@@ -145,13 +41,6 @@ def serving_at(folder: Path, backend: str | Scripted = "engine", queue: int = 64
     runner.should_exit = True
     thread.join(PATIENCE)
     assert not thread.is_alive()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -244,12 +133,6 @@ def test_output_can_be_held_to_a_schema(client: Client) -> None:
     assert json.loads(text) == {"n": 7}
 
 
-def held_to(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
-
-
-# An answer that its schema does not let end before its last token.
-UNENDING = held_to({"type": "array", "items": {"type": "integer"}, "minItems": 480}) | {"max_tokens": 480}
 # The library goes over the product of their automata: of twelve for seconds, of twenty without end, and all wait.
 INTERSECTED = {"allOf": [{"type": "string", "pattern": f".*a{each}.*"} for each in range(20)]}
 
@@ -371,30 +254,12 @@ def test_many_streams_at_once_are_each_right(client: Client) -> None:
     assert client.gauge("cache_blocks_used") == 0
 
 
-def request_bytes(**changes: Any) -> bytes:
-    body = json.dumps(PROMPT | {"stream": True} | changes)
-    return f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-
-
 def read_slowly(client: Client) -> None:
     with socket.create_connection(("127.0.0.1", client.port), PATIENCE) as reader:
         reader.sendall(request_bytes())
         for _ in range(50):
             reader.recv(1)
             time.sleep(0.005)
-
-
-def test_a_backend_that_breaks_is_told_to_all_who_wait() -> None:
-    """Also to those whose request it had not seen."""
-    told = queue.SimpleQueue[Event]()
-    request = Request((5,), 4, Sampling(0.0, 1.0, 0))
-    loop = Loop(lambda: Breaking(lambda: loop.submit(request, told.put)), 4, lambda *_: None)
-    loop.start()
-    loop.submit(request, told.put)
-    events = [told.get(timeout=PATIENCE) for _ in range(2)]
-    assert {(one.finish, one.error) for one in events} == {("failed", "the backend broke: no device")}
-    with pytest.raises(ClosedError):
-        loop.submit(request, told.put)
 
 
 def test_a_completion_that_names_no_length_has_one_that_the_server_gives(
@@ -443,62 +308,3 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
         code, _, said = compress("serve", tiny(4).folder, "--port", port)
     assert code == 3
     assert said.splitlines() == [f"compress: --host 127.0.0.1 --port {port}: Address already in use; choose another"]
-
-
-@contextlib.contextmanager
-def process_at(folder: Path, *options: str) -> Iterator[tuple[Client, subprocess.Popen[str]]]:
-    """`compress serve` in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        client = Client(free.getsockname()[1])
-    command = [sys.executable, ROOT / "cli.py", "serve", folder, "--port", str(client.port), "--name", "tiny"]
-    server = subprocess.Popen([*command, "--threads", "1", *options], stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert server.stderr is not None
-    assert "http://127.0.0.1" in server.stderr.readline()
-    until(lambda: _listens(client.port))
-    yield client, server
-    server.kill()
-    server.wait(PATIENCE)
-
-
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_finishes_what_was_begun(end: signal.Signals, tiny: Callable[[int | None], Subject]) -> None:
-    with process_at(tiny(4).folder) as (client, server):
-        with ThreadPoolExecutor(1) as pool:
-            streamed = pool.submit(client.stream, **UNENDING)
-            until(lambda: client.gauge("requests_running") > 0)
-            server.send_signal(end)
-            chunks = streamed.result(PATIENCE)
-        assert chunks[-1]["choices"][0]["finish_reason"] in ("length", "stop")
-        assert server.wait(PATIENCE) == (0 if end == signal.SIGINT else -end)
-        assert not _listens(client.port)
-
-
-def test_a_client_that_stalls_does_not_keep_it(tiny: Callable[[int | None], Subject]) -> None:
-    with process_at(tiny(4).folder, "--drain-seconds", "1") as (client, server), client.stalled():
-        until(lambda: client.ask("/health")[0] == 200)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(PATIENCE / 3) in (0, -signal.SIGTERM)
-
-
-def test_what_does_not_end_in_time_is_cut_off_without_a_traceback(tiny: Callable[[int | None], Subject]) -> None:
-    """One place for forty answers."""
-    with process_at(tiny(4).folder, "--drain-seconds", "1", "--max-batch", "1") as (client, server):
-        asked = [request_bytes(**UNENDING, stream=stream) for stream in (True, False)]
-        readers = [socket.create_connection(("127.0.0.1", client.port), PATIENCE) for _ in range(40)]
-        for index, reader in enumerate(readers):
-            reader.sendall(asked[index % 2])
-        until(lambda: client.gauge("requests_waiting") > 30)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(PATIENCE / 3) in (0, -signal.SIGTERM)
-        assert server.stderr is not None
-        said = server.stderr.read()
-        for reader in readers:
-            reader.close()
-    assert "running task(s), timeout graceful shutdown exceeded" in said
-    assert len(said.splitlines()) == 1
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
