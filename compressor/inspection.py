@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from compressor.artifact import Artifact
+from compressor.graph import kinds
 from compressor.graph.decoder import LAYER_OF_CACHE
+from compressor.graph.kinds import CODES, FLOATS, OUTLIERS, Constant
 from compressor.graph.session import graph_nbytes, load_model
-
-# Operators that read codes, and the place of the input that holds them; scales and zero points are the rest.
-CODES = {
-    "ConvInteger": 1,
-    "DequantizeLinear": 0,
-    "GatherBlockQuantized": 0,
-    "MatMulBnb4": 1,
-    "MatMulInteger": 1,
-    "MatMulNBits": 1,
-    "QLinearConv": 3,
-    "QLinearMatMul": 3,
-}
-QUANTIZED, FLOATS = "quantized codes", "floats"
 
 
 def inspect(artifact: Artifact) -> dict[str, Any]:
@@ -44,17 +33,14 @@ def inspect(artifact: Artifact) -> dict[str, Any]:
 
 def _graph(path: Path) -> dict[str, Any]:
     model = load_model(path)
-    types: Counter[str] = Counter()
-    for tensor in weights(model).values():
-        types[str(tensor.dtype)] += tensor.nbytes
-    counted = operators(model)
+    constants, counted = kinds.constants(model), operators(model)
     return {
         "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         "ir version": model.ir_version,
         "bytes": graph_nbytes(path),
-        "weights, bytes by type": dict(types.most_common()),
-        "weights, bytes by kind": _kinds(model),
-        "quantized share of weight entries": _quantized_share(model),
+        "weights, bytes by type": _bytes_by(constants, lambda one: str(one.tensor.dtype)),
+        "weights, bytes by kind": _bytes_by(constants, lambda one: one.kind),
+        "quantized share of weight entries": _quantized_share(constants),
         "inputs": interface(model.graph.inputs),
         "outputs": interface(model.graph.outputs),
         "dynamic axes": _dynamic_axes(model.graph.inputs),
@@ -66,7 +52,8 @@ def _graph(path: Path) -> dict[str, Any]:
 
 def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     """The initializers of all graphs by name."""
-    return {str(value.name): tensor for value, tensor in _initializers(model)}
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return {str(value.name): value.const_value for value in values if value.const_value is not None}
 
 
 def operators(model: ir.Model) -> dict[str, int]:
@@ -105,41 +92,17 @@ def _dynamic_axes(inputs: Iterable[ir.Value]) -> dict[str, str]:
     return {name: ", ".join(dict.fromkeys(places)) for name, places in found.items()}
 
 
-def _initializers(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
-    values = (value for graph in model.graphs() for value in graph.initializers.values())
-    return [(value, value.const_value) for value in values if value.const_value is not None]
+def _bytes_by(constants: Sequence[Constant], quality: Callable[[Constant], str]) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for one in constants:
+        sizes[quality(one)] += one.tensor.nbytes
+    return dict(sizes.most_common())
 
 
-def _kinds(model: ir.Model) -> dict[str, int]:
-    """Codes of quantized weights, their scales and zero points, floats, and whole numbers: shapes, indices, tables."""
-    kinds: Counter[str] = Counter()
-    for value, tensor in _initializers(model):
-        kinds[_kind(value, tensor)] += tensor.nbytes
-    return dict(kinds.most_common())
-
-
-def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
-    read_as_codes = [place == CODES[node.op_type] for node, place in value.uses() if node.op_type in CODES]
-    if any(read_as_codes):
-        return QUANTIZED
-    if read_as_codes:
-        return "scales and zero points"
-    return FLOATS if tensor.dtype.is_floating_point() else "whole numbers"
-
-
-def _quantized_share(model: ir.Model) -> float:
-    """Of the entries of weights: quantized ones over these and the floats of two axes and more."""
-    entries: Counter[str] = Counter()
-    for value, tensor in _initializers(model):
-        kind = _kind(value, tensor)
-        if kind == QUANTIZED or (kind == FLOATS and len(tensor.shape) > 1):
-            entries[kind] += _entries(value, tensor)
-    return entries[QUANTIZED] / (entries.total() or 1)
-
-
-def _entries(value: ir.Value, tensor: ir.TensorProtocol) -> int:
-    """MatMulNBits packs several codes into a byte."""
-    packed = next((node for node in value.consumers() if node.op_type == "MatMulNBits"), None)
-    if packed is None:
-        return int(tensor.size)
-    return int(packed.attributes["K"].as_int() * packed.attributes["N"].as_int())
+def _quantized_share(constants: Sequence[Constant]) -> float:
+    """Of the weights' numbers: those that are codes, over these and the floats of two axes and more."""
+    numbers: Counter[str] = Counter()
+    for one in constants:
+        numbers[one.kind] += one.entries if one.kind != FLOATS or len(one.tensor.shape) > 1 else 0
+    codes = numbers[CODES] - numbers[OUTLIERS]  # an outlier is a float; the codes have a row of zeros in its place
+    return codes / (numbers[CODES] + numbers[FLOATS] or 1)

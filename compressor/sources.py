@@ -103,7 +103,10 @@ def open_input(path: Path, meanwhile: Callable[[int], None] | None = None) -> Ar
     meanwhile: what is done, given how many there are, while the bytes of a bare file are hashed.
     """
     if path.is_dir():
-        return artifact.open_artifact(path)
+        found = artifact.open_artifact(path)
+        if held := [name for name in found.manifest["files"] if name.endswith(".safetensors")]:
+            raise RequestError(f"{path}: holds no graph but {', '.join(held)}; name an .onnx or an artifact with one")
+        return found
     if path.suffix == ".onnx" and path.is_file():
         files = _graph_files(path)
         with ThreadPoolExecutor(1) as pool:

@@ -138,6 +138,16 @@ def test_an_artifacts_folder_is_opened_and_other_folders_are_refused(tmp_path: P
         sources.open_input(tmp_path)
 
 
+def test_an_artifact_for_another_engine_is_said_to_hold_no_graph(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "out", exact=True)
+    with shelf.draft("package", artifact.key("package"), {}, {}) as draft:
+        (draft.folder / "model.safetensors").touch()
+    with pytest.raises(
+        RequestError, match=r"out: holds no graph but model\.safetensors; name an \.onnx or an artifact"
+    ):
+        sources.open_input(shelf.root)
+
+
 @pytest.mark.parametrize(("name", "reason"), [("secret", "not an .onnx file"), ("missing", "no such file or folder")])
 def test_other_files_are_refused(tmp_path: Path, secret: Path, name: str, reason: str) -> None:
     with pytest.raises(RequestError, match=f"{name}: {reason}$"):
