@@ -40,8 +40,15 @@ BRANCHES = """(float[N,T,24] x, bool c) => (float[N,T,24] y) {
                 else_branch = e () => (float[N,T,24] m) { m = Mul(k, x) }>
     y = MatMul(i, wy)
 }"""
+# Two layers of the same weights, one of them turned once for both; the second adds what another bias says.
+SHARED = """(float[N,T,24] x) => (float[N,T,24] y) {
+    t = Transpose(wo)
+    q = MatMul(x, wq)  k = MatMul(x, wk)  a = Mul(q, k)  s = Tanh(a)  o = MatMul(s, t)  r = Add(x, o)
+    g = MatMul(r, wk)  h = MatMul(r, wq)  c = Add(g, b)  d = Mul(h, c)  e = Tanh(d)  u = MatMul(e, t)
+    w = Add(r, u)  y = MatMul(w, wy)
+}"""
 TEXTS = {"residual": RESIDUAL, "biases": BIASES, "chain": CHAIN}
-TEXTS |= {"remade": REMADE, "sequence": SEQUENCE, "branches": BRANCHES}
+TEXTS |= {"remade": REMADE, "sequence": SEQUENCE, "branches": BRANCHES, "shared": SHARED}
 
 
 def small_graph(name: str) -> ir.Model:

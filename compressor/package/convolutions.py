@@ -34,6 +34,7 @@ def replace(model: ir.Model, convolution: Linear, tensor: QTensor) -> int:
     model.graph.insert_before(convolution.node, nodes)
     kernel = nodes[-1].outputs[0]
     kernel.type, kernel.shape = before.type, ir.Shape(before.const_value.shape.numpy())
-    convolution.node.replace_input_with(1, kernel)
+    for one in convolution.everywhere:
+        one.node.replace_input_with(1, kernel)
     drop_unread(model.graph, before)
     return sum(one.const_value.nbytes for one in inputs if one.const_value is not None)

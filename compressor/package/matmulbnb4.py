@@ -50,8 +50,8 @@ def _replace(model: ir.Model, linear: Linear, tensor: CodebookTensor) -> int:
     constants = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
     rows, columns = linear.shape
     attributes = {"K": rows, "N": columns, "block_size": tensor.block_size, "quant_type": QUANT_TYPES[tensor.book]}
-    node = ir.node(
-        "MatMulBnb4", [products.input_of(linear), *constants], attributes, domain=DOMAIN, name=linear.node.name
-    )
-    products.replace(model, linear, [node])
+    for one in linear.everywhere:
+        inputs = [products.input_of(one), *constants]
+        node = ir.node("MatMulBnb4", inputs, attributes, domain=DOMAIN, name=one.node.name)
+        products.replace(model, one, [node])
     return sum(array.nbytes for array in arrays.values())

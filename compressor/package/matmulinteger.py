@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from compressor.package import products
-from compressor.quantize.flow.linears import Linear
+from compressor.quantize.flow.linears import Linear, in_order
 from compressor.quantize.qtensor import QTensor
 
 UNSIGNED_TARGETS = ("cpu", "generic")
@@ -46,7 +46,11 @@ def replace_linears(
 ) -> Mapping[str, int]:
     """Put an integer product in the place of each linear, in place. Returns the bytes of each stored weight."""
     writer = _Writer(model, unsigned=target in UNSIGNED_TARGETS)
-    return {one.name: writer.replace(one, load(one.name), outliers[one.name]) for one in linears}
+    stored = {one.name: writer.store(one, load(one.name), outliers[one.name]) for one in linears}
+    for product in in_order(model, linears):  # codes of an input stand before the first that reads them
+        writer.replace(product, stored[product.name], outliers[product.name])
+    held = {name: [one.const_value for one in parts] for name, parts in stored.items()}
+    return {name: sum(one.nbytes for one in parts if one is not None) for name, parts in held.items()}
 
 
 @dataclass(frozen=True)
@@ -70,27 +74,33 @@ class _Writer:
         self._constants: dict[tuple[str, bytes], ir.Value] = {}
         self._nodes: list[ir.Node] = []
 
-    def replace(self, linear: Linear, tensor: QTensor, outliers: Outliers) -> int:
-        """Returns the bytes of what is stored of the weight."""
+    def store(self, linear: Linear, tensor: QTensor, outliers: Outliers) -> list[ir.Value]:
+        """Codes, scales, and the rows that stay float where some do."""
+        arrays = {
+            "codes": (tensor.q.short() - tensor.zero.short()).to(torch.int8).cpu().numpy(),
+            "scales": np.ascontiguousarray(tensor.scale.reshape(-1).cpu().numpy()),
+        }
+        if outliers and not isinstance(outliers, float):
+            arrays["kept"] = np.ascontiguousarray(linear.read()[list(outliers)].numpy())
+        return [products.initializer(self._model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
+
+    def replace(self, product: Linear, stored: Sequence[ir.Value], outliers: Outliers) -> None:
+        """Put the integer product with a stored weight in the place of one product."""
         self._nodes = []
-        codes = (tensor.q.short() - tensor.zero.short()).to(torch.int8).cpu().numpy()
-        scale = np.ascontiguousarray(tensor.scale.reshape(-1).cpu().numpy())
-        stored, scales = (self._stored(linear, part, one) for part, one in (("codes", codes), ("scales", scale)))
-        x = self._activation(linear, outliers)
-        product = self._node("MatMulInteger", [x.codes, stored, *([] if x.zero is None else [x.zero])])
-        y = self._scaled(self._float(product), x.scale, scales, by_row=outliers is not None)
-        kept = 0
+        codes, scales, *kept = stored
+        x = self._activation(product, outliers)
+        integers = self._node("MatMulInteger", [x.codes, codes, *([] if x.zero is None else [x.zero])])
+        y = self._scaled(self._float(integers), x.scale, scales, by_row=outliers is not None)
         if x.columns is not None and x.picked is not None:
-            if isinstance(outliers, float):
-                rows = self._node("Mul", [self._float(self._node("Gather", [stored, x.columns], axis=0)), scales])
-            else:
-                array = np.ascontiguousarray(linear.read()[list(outliers or ())].numpy())
-                rows, kept = self._stored(linear, "kept", array), array.nbytes
+            rows = kept[0] if kept else self._dequantized(codes, scales, x.columns)
             y = self._node("Add", [y, self._node("MatMul", [x.picked, rows])])
-        if linear.dtype != np.float32:
-            self._node("Cast", [y], to=ir.DataType.from_numpy(linear.dtype))
-        products.replace(self._model, linear, self._nodes)
-        return codes.nbytes + scale.nbytes + kept
+        if product.dtype != np.float32:
+            self._node("Cast", [y], to=ir.DataType.from_numpy(product.dtype))
+        products.replace(self._model, product, self._nodes)
+
+    def _dequantized(self, codes: ir.Value, scales: ir.Value, rows: ir.Value) -> ir.Value:
+        """Rows of the weight that are found at run time."""
+        return self._node("Mul", [self._float(self._node("Gather", [codes, rows], axis=0)), scales])
 
     def _activation(self, linear: Linear, outliers: Outliers) -> _Activation:
         x = products.input_of(linear)
@@ -156,9 +166,6 @@ class _Writer:
         node = ir.node(op_type, inputs, attributes)
         self._nodes.append(node)
         return node.outputs[0]
-
-    def _stored(self, linear: Linear, part: str, array: NDArray[Any]) -> ir.Value:
-        return products.initializer(self._model, f"{linear.name}.{part}", array)
 
     def _constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
         """A constant that many linears read, stored once."""

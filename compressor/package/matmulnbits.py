@@ -138,10 +138,10 @@ def _replace(model: ir.Model, linear: Linear, load: Callable[[str], QTensor], ac
     rows, columns = linear.shape
     attributes = {"K": rows, "N": columns, "bits": packed.cell_bits, "block_size": packed.block_size}
     attributes["accuracy_level"] = accuracy_level
-    node = ir.node(
-        "MatMulNBits", [products.input_of(linear), *constants], attributes, domain=DOMAIN, name=linear.node.name
-    )
-    products.replace(model, linear, [node])
+    for one in linear.everywhere:
+        inputs = [products.input_of(one), *constants]
+        node = ir.node("MatMulNBits", inputs, attributes, domain=DOMAIN, name=one.node.name)
+        products.replace(model, one, [node])
     return sum(one.const_value.nbytes for one in constants if one.const_value is not None)
 
 

@@ -30,6 +30,8 @@ def replace(model: ir.Model, linear: Linear, tensor: QTensor) -> int:
     arrays["scales"] = arrays["scales"].astype(linear.dtype, copy=False)  # it decides the type of the product
     inputs = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
     weight = ir.node("DequantizeLinear", inputs, dequantized.attributes(tensor), name=f"{linear.name}.dequantized")
-    product = ir.node("MatMul", [products.input_of(linear), weight.outputs[0]], name=linear.node.name)
-    products.replace(model, linear, [weight, product])
+    model.graph.insert_before(linear.node, weight)
+    for one in linear.everywhere:
+        product = ir.node("MatMul", [products.input_of(one), weight.outputs[0]], name=one.node.name)
+        products.replace(model, one, [product])
     return sum(one.const_value.nbytes for one in inputs if one.const_value is not None)

@@ -13,9 +13,10 @@ from torch import Tensor
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import store
+from compressor.quantize.flow import shared
 from compressor.quantize.flow.flow import Flow
 from compressor.quantize.flow.linears import Linear
-from compressor.quantize.flow.segments import segments
+from compressor.quantize.flow.segments import Segment, segments
 from compressor.quantize.llm_int8 import LlmInt8
 from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
@@ -36,26 +37,35 @@ def with_outliers(
     track: Track,
 ) -> list[dict[str, Any]]:
     """Find the outliers of one input after another and store what is not. Returns the layer table."""
-    flow = Flow(batches, dtype=torch.float32, device=torch.device("cpu"))
+    ahead, flow = (Flow(batches, dtype=torch.float32, device=torch.device("cpu")) for _ in range(2))
+    several = shared.joined(model, linears, ahead, lambda one: _observed(ahead, one)[0], torch.maximum, track)
     rows: list[dict[str, Any]] = []
+    again = dict[str, Tensor]()  # weights that later products read too
     for segment in track(segments(model, linears), "llm_int8"):
-        largest, seen = ColumnMaximum(segment.width), list[Tensor]()
-        for x in flow.run(segment):
-            largest.add(x)
-            if sum(len(one) for one in seen) < ERROR_TOKENS:
-                seen.append(x.clone())
-        outliers, sample = method.outliers(ranks.largest(largest.value)), ranks.joined(seen)[:ERROR_TOKENS]
-        flowing = []
+        (here, sample), made = _observed(flow, segment), dict(again)
         for linear in segment.linears:
+            if linear.name in again:
+                continue
+            outliers = method.outliers(several.get(linear.inputs, here))
             weight = linear.read()
             tensor = method.solve(weight, outliers)
             store.write(folder, linear.name, tensor)
             rows.append(_row(linear, method, weight, tensor, outliers, sample))
-            restored = tensor.dequantize()
+            made[linear.name] = restored = tensor.dequantize()
             restored[outliers] = weight[outliers]
-            flowing.append(restored)
-        flow.resume(segment, flowing)
+        again |= {linear.name: made[linear.name] for linear in segment.linears if linear.others}
+        flow.resume(segment, [made[linear.name] for linear in segment.linears])
     return rows
+
+
+def _observed(flow: Flow, segment: Segment) -> tuple[Tensor, Tensor]:
+    """Run a segment; the largest of each column of its x over the batches of all ranks, and some rows of it."""
+    largest, seen = ColumnMaximum(segment.width), list[Tensor]()
+    for x in flow.run(segment):
+        largest.add(x)
+        if sum(len(one) for one in seen) < ERROR_TOKENS:
+            seen.append(x.clone())
+    return ranks.largest(largest.value), ranks.joined(seen)[:ERROR_TOKENS]
 
 
 def without_data(linears: Sequence[Linear], method: LlmInt8, *, folder: Path, track: Track) -> list[dict[str, Any]]:

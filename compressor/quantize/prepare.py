@@ -67,7 +67,8 @@ def _scale(
     model: ir.Model, linears: Sequence[Linear], search: Search, batches: Sequence[Feeds], track: Track, name: str
 ) -> list[Row]:
     """Find every factor on the graph as it is, then fold them all."""
-    pairs = {pair.linears[0].x: pair for pair in find_pairs(linears)}
+    alone = [one for one in linears if not one.others]  # a factor that suits one input suits no other
+    pairs = {pair.linears[0].x: pair for pair in find_pairs(alone)}
     flow = Flow(batches, dtype=torch.float32, device=_DEVICE)
     found: list[tuple[Pair, Tensor]] = []
     rows = []

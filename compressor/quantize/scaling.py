@@ -141,12 +141,17 @@ def _product(node: ir.Node, width: int) -> list[Divisor]:
             return []
         holder, at, axis = producer, 0, 0
     weight = constant(holder.inputs[at])
-    if weight is None or weight.ndim != 2 or weight.shape[axis] != width:
+    if weight is None or weight.ndim != 2 or weight.shape[axis] != width or _is_shared(holder.inputs[at]):
         return []
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return [Divisor(holder, at, axis)]
     bias = _vector(node, 2, width)
     return [Divisor(holder, at, axis), *bias] if bias else []
+
+
+def _is_shared(weight: ir.Value | None) -> bool:
+    """Whether others read a matrix too: divided for one of them, it would be stored twice."""
+    return weight is not None and len(weight.uses()) > 1
 
 
 _STEPS: dict[str, Callable[[ir.Node, int], list[Divisor]]] = {

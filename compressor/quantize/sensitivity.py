@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compressor.graph.decoder import Feeds
 from compressor.progress import Track
-from compressor.quantize.flow import moments
+from compressor.quantize.flow import moments, shared
 from compressor.quantize.flow.flow import Flow, product_dtype
 from compressor.quantize.flow.linears import Linear
 from compressor.quantize.flow.segments import segments
@@ -37,12 +37,16 @@ def measure(
 ) -> Losses:
     """The loss of each weight at each of its choices; `grid` is the one of so many bits."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    flow = Flow(batches, dtype=product_dtype(device), device=device)
+    ahead, flow = (Flow(batches, dtype=product_dtype(device), device=device) for _ in range(2))
+    several = shared.joined(model, linears, ahead, lambda one: moments.gather(ahead, one, device), torch.add, track)
     losses: Losses = {}
     for segment in track(segments(model, linears), "sensitivity"):
-        moment = moments.gather(flow, segment, device)
+        here = moments.gather(flow, segment, device)
         weights = [linear.read().to(device) for linear in segment.linears]
         for linear, weight in zip(segment.linears, weights, strict=True):
+            if linear.name in losses:
+                continue
+            moment = several.get(linear.inputs, here)
             kinds = {choice: RoundToNearest(grid(choice.bits), choice.group_size) for choice in choices(linear)}
             losses[linear.name] = {choice: _loss(moment, weight, solver) for choice, solver in kinds.items()}
         flow.resume(segment, weights)

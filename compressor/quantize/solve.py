@@ -17,7 +17,7 @@ from compressor.graph.decoder import Feeds
 from compressor.progress import Track
 from compressor.quantize import store, target
 from compressor.quantize.codebook import Codebook, CodebookTensor
-from compressor.quantize.flow import moments
+from compressor.quantize.flow import moments, shared
 from compressor.quantize.flow.flow import Flow, product_dtype
 from compressor.quantize.flow.linears import Linear
 from compressor.quantize.flow.segments import Segment, segments
@@ -33,7 +33,6 @@ S = TypeVar("S", Gptq, RoundToNearest)
 WORSE_BY = 1.001
 # Weights from which on the compiler's half a second is won back.
 WORTH_SOLVED, WORTH_ROUNDED = 1 << 23, 1 << 27
-NOT_CORRECTED = "not corrected, its inputs' drift is not finite"
 
 
 def with_data(
@@ -54,30 +53,35 @@ def with_data(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _compile(linears, WORTH_SOLVED)
-    flow = Flow(batches, dtype=product_dtype(device), device=device)
-    exact = Flow(batches, dtype=product_dtype(device), device=device) if correction else None
+    ahead, flow, floats = (Flow(batches, dtype=product_dtype(device), device=device) for _ in range(3))
+    exact = floats if correction else None
+    several = shared.joined(model, linears, ahead, lambda one: moments.gather(ahead, one, device), torch.add, track)
+    again = dict[str, QTensor]()  # weights that later products read too
 
     def solved(segment: Segment) -> list[dict[str, Any]]:
         """The segment's rows. A function, so that nothing of it is held while the data flows to the next."""
         moment = moments.gather(flow, segment, device)
         drift = moments.drift(flow, exact, segment, device) if exact else None
-        shared = _Group.of(solver, moment)
-        groups = {linear.name: shared.to(own.get(linear.name)) for linear in segment.linears}
-        made, found = dict[str, QTensor](), dict[str, dict[str, Any]]()
-        for linears_alike in _alike(segment.linears, own):
-            group = groups[linears_alike[0].name]
+        fresh = [linear for linear in segment.linears if linear.name not in again]
+        inputs = dict.fromkeys(linear.inputs for linear in fresh)
+        groups = {one: _Group.of(solver, several.get(one, moment)) for one in inputs}
+        made, found = dict(again), dict[str, dict[str, Any]]()
+        for linears_alike in _alike(fresh, own):
+            group = groups[linears_alike[0].inputs].to(own.get(linears_alike[0].name))
             weight = torch.cat([linear.read().to(device) for linear in linears_alike], 1)
-            if drift is not None and shared.factorised:
-                aim = target.corrected(weight, damped(moment, shared.factorised.damping), drift, correction)
-                weight, group = (weight, group.uncorrected()) if aim is None else (aim, group)
+            if drift is not None and linears_alike[0].others:
+                group = group.uncorrected("several products read it")
+            elif drift is not None:
+                weight, group = group.corrected(weight, drift, correction)
             tensors = group.solve(weight).split(columns := [linear.shape[1] for linear in linears_alike])
             for linear, tensor, wanted in zip(linears_alike, tensors, torch.split(weight, columns, 1), strict=True):
                 store.write(folder, linear.name, tensor)
                 made[linear.name], found[linear.name] = tensor, group.row(linear, wanted, tensor)
+        again.update({linear.name: made[linear.name] for linear in fresh if linear.others})
         flow.resume(segment, [made[linear.name].dequantize() for linear in segment.linears])
         if exact:
             exact.resume(segment, [linear.read() for linear in segment.linears])
-        return [found[linear.name] for linear in segment.linears]
+        return [found[linear.name] for linear in fresh]
 
     return [row for segment in track(segments(model, linears), "gptq") for row in solved(segment)]
 
@@ -121,24 +125,34 @@ def weighted(
     own: Mapping[str, Choice] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Round every linear to the scales that its inputs' squares ask for. Returns the layer table; `own` as above."""
-    flow, rows = Flow(batches, dtype=torch.float32, device=torch.device("cpu")), []
+    ahead, flow = (Flow(batches, dtype=torch.float32, device=torch.device("cpu")) for _ in range(2))
+    several = shared.joined(model, linears, ahead, lambda one: _power(ahead, one), torch.add, track)
+    again, rows = dict[str, QTensor](), []
     for segment in track(segments(model, linears), "rtn, weighted"):
-        squares = (x.square().sum(0, dtype=torch.float64) for x in flow.run(segment))
-        power = ranks.total(sum(squares, torch.zeros(segment.width, dtype=torch.float64))).float()
-        rounded = []
+        here, made = _power(flow, segment), dict(again)
         for linear in segment.linears:
+            if linear.name in again:
+                continue
+            power = several.get(linear.inputs, here).float()
             weight, fitted = linear.read(), at(solver, own.get(linear.name))
             tensors = [one.solve(weight, power) for one in (fitted, replace(fitted, weighted=False))]
             store.write(folder, linear.name, tensors[0])
-            rounded.append(tensors[0].dequantize())
+            made[linear.name] = tensors[0]
             whole, lost, plain = (
                 float((one.square() * power[:, None]).sum(dtype=torch.float64))
                 for one in (weight, *(tensor.dequantize() - weight for tensor in tensors))
             )
             found = {"error": proportion(lost, whole), "rounding_error": proportion(plain, whole)}
             rows.append(_row(linear, tensors[0]) | found | {"flags": _flags(tensors[0], worse=lost > plain)})
-        flow.resume(segment, rounded)
+        again |= {linear.name: made[linear.name] for linear in segment.linears if linear.others}
+        flow.resume(segment, [made[linear.name].dequantize() for linear in segment.linears])
     return rows
+
+
+def _power(flow: Flow, segment: Segment) -> Tensor:
+    """Run a segment; the sum of squares of each column of its x over the batches of all ranks, float64 [in]."""
+    squares = (x.square().sum(0, dtype=torch.float64) for x in flow.run(segment))
+    return ranks.total(sum(squares, torch.zeros(segment.width, dtype=torch.float64)))
 
 
 def _compile(linears: Sequence[Linear], worth: int) -> None:
@@ -181,9 +195,16 @@ class _Group:
         factorised = replace(self.factorised, solver=solver) if self.factorised else None
         return replace(self, solver=solver, factorised=factorised)
 
-    def uncorrected(self) -> _Group:
+    def corrected(self, weight: Tensor, drift: Tensor, share: float) -> tuple[Tensor, _Group]:
+        """What the weight is solved toward, and the group that says so."""
+        if self.factorised is None:
+            return weight, self
+        aim = target.corrected(weight, damped(self.moment, self.factorised.damping), drift, share)
+        return (weight, self.uncorrected("its inputs' drift is not finite")) if aim is None else (aim, self)
+
+    def uncorrected(self, why: str) -> _Group:
         """The same, solved toward the weights as they are though a correction was asked for."""
-        return replace(self, fallback="; ".join(filter(None, (self.fallback, NOT_CORRECTED))))
+        return replace(self, fallback="; ".join(filter(None, (self.fallback, f"not corrected, {why}"))))
 
     def solve(self, weight: Tensor) -> QTensor:
         """The weight [in, out] on its grid; no column knows of another: ranks, and their threads, share them out."""
@@ -217,10 +238,10 @@ def _by_threads(solver: Factorised | RoundToNearest, weight: Tensor) -> QTensor:
 
 
 def _alike(linears: Sequence[Linear], own: Mapping[str, Choice]) -> list[list[Linear]]:
-    """Linears of one input by the grid they go to: they are solved side by side."""
-    found: dict[Choice | None, list[Linear]] = {}
+    """Linears by all that they are multiplied by and the grid they go to: they are solved side by side."""
+    found: dict[Any, list[Linear]] = {}
     for linear in linears:
-        found.setdefault(own.get(linear.name), []).append(linear)
+        found.setdefault((linear.inputs, own.get(linear.name)), []).append(linear)
     return list(found.values())
 
 

@@ -46,6 +46,7 @@ BODIES: dict[str, tuple[str, dict[str, list[str]]]] = {
     ),
     "read by others too": ("n = RMSNormalization<axis = -1>(x, g)  a = MatMul(n, we)  y = Add(n, a)", {}),
     "no constant of so many channels": ("n = Mul(x, one)  y = MatMul(n, we)", {}),
+    "a matrix that another product reads": ("a = MatMul(x, we)  r = Relu(a)  b = MatMul(r, wf)  y = MatMul(b, we)", {}),
     "a sum of which one side is seen": ("a = MatMul(x, we)  b = Add(a, x)  y = MatMul(b, wf)", {}),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,10 @@ TURNING = ("Transpose", "Identity", "Cast")  # of a constant on its way to a pro
 
 @dataclass(frozen=True)
 class Linear:
-    """One product with a constant matrix: where it stands and how it stores W. A convolution is one of its windows."""
+    """One product with a constant matrix: where it stands and how it stores W. A convolution is one of its windows.
+
+    others: products that read the very same W in the same way, as layers do that share their weights.
+    """
 
     name: str
     node: ir.Node = field(repr=False)
@@ -35,6 +38,17 @@ class Linear:
     bias: ir.Value | None = field(repr=False)
     transposed: bool  # stored [out, in], a convolution's [out, channels, height, width]
     window: Window | None = None
+    others: tuple[Linear, ...] = field(default=(), repr=False)
+
+    @property
+    def everywhere(self) -> tuple[Linear, ...]:
+        """Every product that reads the weight, in the order of the graph."""
+        return (self, *self.others)
+
+    @property
+    def inputs(self) -> tuple[ir.Value, ...]:
+        """All that the weight is multiplied by."""
+        return tuple(one.x for one in self.everywhere)
 
     @property
     def holder(self) -> tuple[ir.Node, int]:
@@ -97,8 +111,8 @@ class Linear:
 def find_linears(
     model: ir.Model, exclude: Sequence[str] = (), *, convolutions: bool = False
 ) -> tuple[list[Linear], dict[str, str]]:
-    """Linears of the main graph in order, and for each other constant that is multiplied by the reason."""
-    found: list[Linear] = []
+    """Linears of the main graph, one a weight, in order; and for each other constant that is multiplied the reason."""
+    products: dict[ir.Value, list[Linear]] = {}
     refused: dict[str, str] = {}
     for node in model.graph.all_nodes():
         inside = node.graph is not model.graph
@@ -106,11 +120,22 @@ def find_linears(
         if linear is None:
             for weight in _factors(node):
                 refused.setdefault(str(weight.name), IN_A_BRANCH if inside else _unlike(node, weight))
-        elif reason := _refusal(linear, exclude):
+        else:
+            products.setdefault(linear.weight, []).append(linear)
+    found = []
+    for first, *others in products.values():
+        linear = replace(first, others=tuple(others))
+        if reason := _refusal(linear, exclude):
             refused[linear.name] = reason
         else:
             found.append(linear)
     return found, refused
+
+
+def in_order(model: ir.Model, linears: Sequence[Linear]) -> list[Linear]:
+    """Every product of the linears, in the order of the graph."""
+    position = {node: at for at, node in enumerate(model.graph)}
+    return sorted((one for linear in linears for one in linear.everywhere), key=lambda one: position[one.node])
 
 
 def as_linear(node: ir.Node) -> Linear | None:
@@ -182,24 +207,31 @@ def _plain_gemm(node: ir.Node, bias: ir.Value | None) -> bool:
 
 def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     """Why a linear keeps its weight; empty when it does not."""
-    named = next((one for one in exclude if one in linear.name), None)
-    if named:
+    if named := next((one for one in exclude if one in linear.name), None):
         return f"excluded by '{named}'"
-    if linear.window is not None and linear.node.attributes.get_int("group", 1) > 1:
+    if reason := next(filter(None, map(_unfit, linear.everywhere)), ""):
+        return reason
+    if readers := _other_readers(linear):
+        return f"shared with {', '.join(sorted({str(node.op_type) for node in readers}))}"
+    ways = {(one.transposed, one.window) for one in linear.everywhere}
+    return "read in more than one way" if len(ways) > 1 else ""
+
+
+def _unfit(product: Linear) -> str:
+    """Why a product is not rounded, whoever else reads its weight."""
+    if product.window is not None and product.node.attributes.get_int("group", 1) > 1:
         return "a convolution in groups, each with inputs of its own"
-    automatic = linear.node.attributes.get("auto_pad")
-    if linear.window is not None and automatic and automatic.as_string() not in ("NOTSET", "VALID"):
+    automatic = product.node.attributes.get("auto_pad")
+    if product.window is not None and automatic and automatic.as_string() not in ("NOTSET", "VALID"):
         return "a convolution whose padding is not stated"
-    if _chooses(linear.y):
-        return "a router: rounded scores choose other experts"
-    readers = {use.node for use in linear.weight.uses()}
-    between = linear.node.inputs[1]
-    if between is not linear.weight and between is not None:
-        readers |= {use.node for use in between.uses()} - {linear.node}
-        readers -= {between.producer()}
-    if readers - {linear.node}:
-        return f"shared with {', '.join(sorted({str(node.op_type) for node in readers - {linear.node}}))}"
-    return ""
+    return "a router: rounded scores choose other experts" if _chooses(product.y) else ""
+
+
+def _other_readers(linear: Linear) -> set[ir.Node]:
+    """Nodes that see the weight, as it is stored or turned, and are none of its products."""
+    seen = {value for one in linear.everywhere for value in (one.weight, one.node.inputs[1]) if value is not None}
+    turning = {value.producer() for value in seen}
+    return {use.node for value in seen for use in value.uses()} - turning - {one.node for one in linear.everywhere}
 
 
 def _factors(node: ir.Node) -> list[ir.Value]:

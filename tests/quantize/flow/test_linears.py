@@ -97,7 +97,9 @@ def test_weights_of_branches_and_of_recurrent_layers_are_named() -> None:
     ("text", "exclude", "refused"),
     [
         ("y = MatMul(x, head)", ["lm_", "head"], {"head": "excluded by 'head'"}),
-        ("h = MatMul(x, head)  y = MatMul(h, head)", [], {"head": "shared with MatMul"}),
+        ("t = Transpose(head)  h = MatMul(x, t)  y = MatMul(h, head)", [], {"head": "read in more than one way"}),
+        ("h = Gemm(x, head)  y = Gemm<transB = 1>(h, head)", [], {"head": "read in more than one way"}),
+        ("h = MatMul(x, head)  y = MatMul(head, h)", [], {"head": "shared with MatMul"}),
         ("t = Transpose(head)  h = MatMul(x, t)  y = Add(h, head)", [], {"head": "shared with Add"}),
         ("t = Transpose(head)  h = MatMul(x, t)  y = Add(h, t)", [], {"head": "shared with Add"}),
     ],
@@ -105,6 +107,22 @@ def test_weights_of_branches_and_of_recurrent_layers_are_named() -> None:
 def test_a_linear_is_left_alone_for_a_reason(text: str, exclude: Sequence[str], refused: Mapping[str, str]) -> None:
     model = build(f"(float[8,8] x) => (float[8,8] y) {{ {text} }}", head=graphs.normal(8, 8))
     assert find_linears(model, exclude) == ([], refused)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "h = MatMul(x, w)  r = Relu(h)  y = Gemm(r, w, b)",
+        "t = Transpose(w)  h = MatMul(x, t)  r = Relu(h)  y = MatMul(r, t)",
+        "t = Transpose(w)  h = MatMul(x, t)  r = Relu(h)  y = Gemm<transB = 1>(r, w, b)",
+    ],
+)
+def test_a_weight_of_several_products_is_one_linear(nodes: str) -> None:
+    model = build(f"(float[8,8] x) => (float[8,8] y) {{ {nodes} }}", w=graphs.normal(8, 8), b=graphs.normal(8))
+    ((linear,), refused) = find_linears(model)
+    assert refused == {}
+    assert [one.y.name for one in linear.everywhere] == ["h", "y"]
+    assert [one.name for one in linear.inputs] == ["x", "r"]
 
 
 def test_a_tied_embedding_is_left_alone(exported: Callable[[str], Exported]) -> None:
