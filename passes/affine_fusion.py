@@ -38,7 +38,7 @@ class AffineFusion(LocalPass):
         scope.require_room()
         number = _along_channels(tensor.numpy(), linear)
         linear.take(*_scale_and_shift(node.op_type, number, is_first=place == 0), scope)
-        absorb(node, linear.node)
+        absorb(node, linear.node, scope)
         return True
 
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from passes.editing.building import Builder
-from passes.editing.constants import add_initializer, constant, fresh_name
+from passes.editing.constants import constant
+from passes.editing.replacing import hand_over
 from passes.formulas.biases import Biased, biased, near
 from passes.formulas.matching import origin, sizes
 from passes.fusion import CONTRIB, Fusion
@@ -59,8 +60,7 @@ class AttentionBiasFusion(Fusion[list[Biased | None]]):
         rows = [_row(one, shape[-1] if shape else None) for one, shape in zip(found, shapes, strict=True)]
         known = next(one for one in found if one is not None).bias
         together = ir.Tensor(np.concatenate([_zeros(row, known) if isinstance(row, int) else row for row in rows]))
-        name = fresh_name(build.graph, f"{node.outputs[0].name}_bias")
-        added = add_initializer(build.graph, name, together)
+        added = build.initializer(together, f"{node.outputs[0].name}_bias")
         made = build.node(
             "MultiHeadAttention",
             [*inputs, added, *node.inputs[BIAS + 1 :]],
@@ -69,7 +69,7 @@ class AttentionBiasFusion(Fusion[list[Biased | None]]):
             outputs=len(node.outputs),
         )
         for old, new in zip(node.outputs, made, strict=True):
-            build.hand_over(old, new)
+            hand_over(old, new, build.names)
 
 
 def _row(found: Biased | None, width: Any) -> npt.NDArray[Any] | int:

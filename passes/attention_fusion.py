@@ -22,10 +22,11 @@ from typing import Any
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas import attention
 from passes.formulas.attention import Attention, Heads
 from passes.formulas.cache import caches
-from passes.formulas.heads import added, hand_over, hiding, is_split, joined, keys, known, spread
+from passes.formulas.heads import added, deliver, hiding, is_split, joined, keys, known, spread
 from passes.formulas.masks import hides_with_infinity, stays_above
 from passes.fusion import Fusion
 from passes.local import Refused
@@ -57,11 +58,11 @@ class AttentionFusion(Fusion[Attention]):
         outputs = 1 + len(grown)
         y, *present = build.node("Attention", [*inputs, *more], _attributes(found, apart=apart), outputs=outputs)
         for cache, value in zip(grown, present, strict=True):
-            build.hand_over(cache.joined, value)
+            hand_over(cache.joined, value, build.names)
         if apart:
-            build.hand_over(found.out, y)
+            hand_over(found.out, y, build.names)
         else:
-            hand_over(found, y, build)
+            deliver(found, y, build)
 
 
 def _gains(found: Attention) -> bool:

@@ -14,8 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.editing.constants import release
+from passes.editing.replacing import drop, hand_over
 from passes.formulas.linear import CHANNEL_AXIS, Float64, Linear, array_of, per_channel
-from passes.local import LocalPass, Refused, Scope, drop, hand_over, require
+from passes.local import LocalPass, Refused, Scope, require
 
 # Where the standard keeps the switch: 1-6 the attribute is_test, 7-13 the number of outputs, 14+ training_mode.
 FIRST_WITHOUT_IS_TEST = 7
@@ -45,14 +46,14 @@ class BatchNormFusion(LocalPass):
         require(CHANNEL_AXIS[linear.node.op_type] == 1 or linear.rank == 2, "the channels of the two lie on other axes")
         scale, shift = affine(node, linear.channels)
         linear.take(scale, shift, scope)
-        absorb(node, linear.node)
+        absorb(node, linear.node, scope)
         return True
 
 
-def absorb(node: ir.Node, linear: ir.Node) -> None:
+def absorb(node: ir.Node, linear: ir.Node, scope: Scope) -> None:
     """The operator's result takes the name of the node's, so that readers and graph outputs see no change."""
     parameters = [value for value in node.inputs if value is not None and value is not linear.outputs[0]]
-    hand_over(node.outputs[0], linear.outputs[0])
+    hand_over(node.outputs[0], linear.outputs[0], scope.names)
     drop(node)
     for parameter in parameters:
         release(parameter)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas.biases import Biased, biased, near
 from passes.fusion import CONTRIB, Fusion
 from passes.local import require
@@ -40,4 +41,4 @@ class BiasGeluFusion(Fusion[Biased]):
         kind = KINDS[node.attributes.get_string("approximate", "none")]
         require(found.x.dtype in TYPES, f"its type {found.x.dtype} has no {kind} on every provider")
         (y,) = build.node(kind, [found.x, found.bias], domain=CONTRIB)
-        build.hand_over(node.outputs[0], y)
+        hand_over(node.outputs[0], y, build.names)

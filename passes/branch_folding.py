@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from passes.editing.constants import constant, release
 from passes.editing.naming import make_names_unique
-from passes.local import LocalPass, Refused, Scope, drop, hand_over, producer_of
+from passes.editing.replacing import drop, hand_over
+from passes.local import LocalPass, Refused, Scope, producer_of
 
 
 class BranchFolding(LocalPass):
@@ -125,5 +126,5 @@ def _hand_out(node: ir.Node, results: Sequence[ir.Value | None], scope: Scope) -
     for output, result in zip(node.outputs, results, strict=True):
         if result is not None and (output.uses() or output.is_graph_output()):
             copied = scope.insert(node, "Identity", [result], like=output)
-            hand_over(output, copied)
+            hand_over(output, copied, scope.names)
     drop(node)

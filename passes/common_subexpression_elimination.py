@@ -17,7 +17,8 @@ import onnx_ir as ir
 from passes.editing.edits import Edits, named
 from passes.editing.nesting import subgraphs
 from passes.editing.refusal import Refusal
-from passes.local import Scope, drop, hand_over
+from passes.editing.replacing import drop, hand_over
+from passes.local import Scope
 from passes.running.proof import RANDOM
 
 # Beside what draws: Q and DQ, of which each reader wants its own (a shared DequantizeLinear fuses with no MatMul), and
@@ -99,7 +100,7 @@ def _merge(second: ir.Node, first: ir.Node, scope: Scope) -> bool:
             return False
     for one, mine in read:
         if one.is_graph_output():
-            hand_over(one, mine)
+            hand_over(one, mine, scope.names)
         else:
             one.replace_all_uses_with(mine)
     drop(second)

@@ -19,15 +19,15 @@ from passes.editing.constants import (
     IR_TOO_OLD,
     add_initializer,
     constant,
-    fresh_name,
     is_finite,
     release,
 )
 from passes.editing.edits import Edits, named
+from passes.editing.naming import Names
 from passes.editing.nesting import every_node
 from passes.editing.refusal import Refusal
+from passes.editing.replacing import become_identity
 from passes.formulas.linear import LINEAR
-from passes.local import become_identity
 from passes.running.single_node import NUMBERS, alone, can_stand_alone, results
 
 Array = npt.NDArray[Any]
@@ -212,7 +212,7 @@ def _replace(node: ir.Node, tensors: Sequence[ir.TensorProtocol], root: ir.Graph
     assert graph is not None, "the traversal yields nodes of a graph"
     if any(output.is_graph_output() for output in outputs):  # an initializer cannot bear its name; constant_outputs.py
         (output,), (tensor,) = outputs, tensors
-        become_identity(node, add_initializer(graph, fresh_name(root, f"{output.name}_folded"), tensor))
+        become_identity(node, add_initializer(graph, Names(root).fresh(f"{output.name}_folded"), tensor))
         return
     readers = [output.uses() for output in outputs]
     for reader, index in itertools.chain(*readers):

@@ -9,7 +9,8 @@ import onnx_ir as ir
 from passes.editing.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_initializer, constant
 from passes.editing.nesting import every_graph
 from passes.editing.refusal import Refusal
-from passes.local import drop, producer_of
+from passes.editing.replacing import drop
+from passes.local import producer_of
 
 LARGEST_COPY = 1024  # bytes: a shape or a flag; a weight that others read too is not stored twice
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from passes.editing.constants import constant, fresh_name
+from passes.editing.constants import constant
 from passes.editing.edits import Edits, named
+from passes.editing.naming import Names
 from passes.editing.nesting import every_node, roots
 from passes.editing.refusal import Refusal
 
@@ -83,7 +84,7 @@ def _fill_mask(node: ir.Node, root: ir.Graph) -> None:
     mask = node.outputs[1]
     shape = ir.node("Shape", node.inputs[:1])
     filled = ir.node("ConstantOfShape", shape.outputs, {"value": ir.tensor([True])})
-    shape.outputs[0].name = fresh_name(root, f"{mask.name}_shape")
+    shape.outputs[0].name = Names(root).fresh(f"{mask.name}_shape")
     filled.outputs[0].name, filled.outputs[0].type, filled.outputs[0].shape = mask.name, mask.type, mask.shape
     mask.replace_all_uses_with(filled.outputs[0], replace_graph_outputs=True)
     node.prepend([shape, filled])

@@ -14,6 +14,7 @@ import math
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas.matching import by_scalar, made_by, origin, scalar
 from passes.fusion import Fusion
 from passes.running.proof import EPSILON
@@ -34,7 +35,7 @@ class GeluFusion(Fusion[tuple[ir.Value, str]]):
 
     def fuse(self, node: ir.Node, found: tuple[ir.Value, str], build: Builder) -> None:
         x, approximate = found
-        build.hand_over(node.outputs[0], build.one("Gelu", [x], {"approximate": approximate}))
+        hand_over(node.outputs[0], build.one("Gelu", [x], {"approximate": approximate}), build.names)
 
 
 def _gelu(node: ir.Node) -> tuple[ir.Value, str] | None:

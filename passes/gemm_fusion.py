@@ -62,7 +62,7 @@ def _fuse(node: ir.Node, product: ir.Node, summand: ir.Value, scope: Scope) -> b
     product.op_type = "Gemm"
     product.resize_inputs(3)
     product.replace_input_with(2, summand)
-    absorb(node, product)
+    absorb(node, product, scope)
     return True
 
 

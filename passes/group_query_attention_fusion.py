@@ -20,10 +20,11 @@ from typing import Any
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas import attention
 from passes.formulas.attention import Attention, Heads
 from passes.formulas.cache import Cache, caches
-from passes.formulas.heads import added, hand_over, joined, known
+from passes.formulas.heads import added, deliver, joined, known
 from passes.formulas.masks import is_causal
 from passes.formulas.matching import sizes
 from passes.fusion import CONTRIB, Fusion
@@ -99,8 +100,8 @@ def _fuse(found: Attention, key: Cache, value: Cache, build: Builder, rows: _Len
         outputs=3,
     )
     for old, new in ((key.joined, present_key), (value.joined, present_value)):
-        build.hand_over(old, new)
-    hand_over(found, y, build)
+        hand_over(old, new, build.names)
+    deliver(found, y, build)
 
 
 def _attributes(found: Attention, key: Cache) -> dict[str, Any]:

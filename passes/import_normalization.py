@@ -22,7 +22,7 @@ from passes.editing.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, add_ini
 from passes.editing.naming import make_names_unique
 from passes.editing.nesting import every_graph, every_node, in_order, roots
 from passes.editing.refusal import Refusal
-from passes.local import drop
+from passes.editing.replacing import drop
 from passes.shapes.shape_inference import ShapeInference, forget_shapes, known_sizes, knows_more, note_symbols
 
 # What ONNX Runtime 1.31 loads; the defaults of the onnx package are newer.

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from passes.editing.building import Builder
 from passes.editing.constants import constant
+from passes.editing.replacing import hand_over
 from passes.formulas.matching import made_by, origin
 from passes.formulas.norms import inverse_of, mean_under_root, over_last_axis, squared
 from passes.fusion import Fusion
@@ -51,7 +52,7 @@ class LayerNormalizationFusion(Fusion[Norm]):
             require(fits, f"'{vector.name}' of shape {vector.shape} is no vector for an axis of {width}")
             require(vector.dtype == found.x.dtype, f"'{vector.name}' is {vector.dtype} and its input {found.x.dtype}")
         attributes = {"axis": -1, "epsilon": found.epsilon}
-        build.hand_over(node.outputs[0], build.one("LayerNormalization", [found.x, *vectors], attributes))
+        hand_over(node.outputs[0], build.one("LayerNormalization", [found.x, *vectors], attributes), build.names)
 
 
 def _biased(node: ir.Node) -> Norm | None:

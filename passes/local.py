@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.editing.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD, add_initializer, release
+from passes.editing.constants import FIRST_IR_WITH_PRIVATE_INITIALIZERS, IR_TOO_OLD, add_initializer
 from passes.editing.edits import Edits, named
 from passes.editing.naming import Names
-from passes.editing.nesting import every_node, let_go
+from passes.editing.nesting import every_node
 from passes.editing.refusal import Refusal
+from passes.editing.replacing import become_identity, drop, hand_over
 from passes.running.shared import shared
 from passes.shapes.symbols import Symbols
 
@@ -141,54 +142,21 @@ class Scope:
             drop(node)
             return True
         producer = value.producer()
-        if _is_input_of_its_body(
-            value, node, self.model.graph
-        ):  # names of what a body gives mean nothing outside of it
+        if _is_input_of_its_body(value, node, self.model.graph):
             result.replace_all_uses_with(value, replace_graph_outputs=True)
             drop(node)
             return True
         if producer is None or value.is_graph_output() or value.graph is not node.graph:
             return become_identity(node, value)
-        hand_over(result, value)
+        hand_over(result, value, self.names)
         drop(node)
         return True
 
 
 def _is_input_of_its_body(value: ir.Value, node: ir.Node, root: ir.Graph) -> bool:
+    """Then it goes out again as it is: the names of what a body gives mean nothing outside of it."""
     inside = value.graph is node.graph and node.graph is not root
     return inside and value.is_graph_input() and not value.is_graph_output()
-
-
-def hand_over(old: ir.Value, new: ir.Value) -> None:
-    """`new` takes the name and the readers of `old`, graph outputs included."""
-    new.name, new.type, new.shape = old.name, old.type, old.shape
-    new.metadata_props.update(old.metadata_props)
-    new.meta.update(old.meta)
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-
-
-def become_identity(node: ir.Node, value: ir.Value) -> bool:
-    if node.op_type == "Identity" and node.inputs[0] is value:
-        return False
-    dropped = [one for one in node.inputs if one is not None and one is not value]
-    node.op_type, node.domain = "Identity", ""
-    node.attributes.clear()
-    node.resize_inputs(1)
-    node.replace_input_with(0, value)
-    node.resize_outputs(1)
-    for one in dropped:
-        release(one)
-    return True
-
-
-def drop(node: ir.Node) -> None:
-    """Take a node out whose results nobody reads, and the constants that only it read."""
-    inputs = {value for value in node.inputs if value is not None}
-    assert node.graph is not None, "a node is dropped once"
-    let_go(node)
-    node.graph.remove(node, safe=True)
-    for value in inputs:
-        release(value)
 
 
 def sole_reader(value: ir.Value) -> bool:

@@ -18,10 +18,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas import attention
 from passes.formulas.attention import Attention, Heads
 from passes.formulas.cache import caches
-from passes.formulas.heads import added, hand_over, hiding, is_split, joined, keys, keys_are_split, known, spread
+from passes.formulas.heads import added, deliver, hiding, is_split, joined, keys, keys_are_split, known, spread
 from passes.formulas.matching import sizes
 from passes.fusion import CONTRIB, Fusion
 from passes.local import Refused
@@ -53,8 +54,8 @@ class MultiHeadAttentionFusion(Fusion[Attention]):
         inputs = [q, k, v, None, None, bias, *(cache.past for cache in grown)]
         y, *present = build.node("MultiHeadAttention", inputs, attributes, domain=CONTRIB, outputs=1 + len(grown))
         for cache, value in zip(grown, present, strict=True):
-            build.hand_over(cache.joined, value)
-        hand_over(found, y, build)
+            hand_over(cache.joined, value, build.names)
+        deliver(found, y, build)
 
 
 def _keys_and_values(found: Attention, build: Builder) -> tuple[ir.Value, ir.Value]:

@@ -21,7 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.editing.building import Builder
-from passes.editing.constants import add_initializer, constant, fresh_name
+from passes.editing.constants import constant
+from passes.editing.replacing import hand_over
 from passes.fusion import CONTRIB, Fusion
 from passes.local import require
 
@@ -57,7 +58,7 @@ class ProjectionPacking(Fusion[list[ir.Node]]):
         (product,) = build.node("MatMulNBits", inputs, attributes, domain=CONTRIB)
         pieces = build.node("Split", [product, build.integers(columns)], {"axis": -1}, outputs=len(found))
         for one, piece in zip(found, pieces, strict=True):
-            build.hand_over(one.outputs[0], piece)
+            hand_over(one.outputs[0], piece, build.names)
 
 
 def _is_product(node: ir.Node) -> bool:
@@ -113,5 +114,4 @@ def _joined(found: Sequence[ir.Node], index: int, build: Builder) -> ir.Value | 
         dtype=tensors[0].dtype,
         shape=ir.Shape((rows, *shapes[0][1:])),
     )
-    stem = f"{found[0].outputs[0].name}.packed.{PARTS[index]}"
-    return add_initializer(build.graph, fresh_name(build.graph, stem), together)
+    return build.initializer(together, f"{found[0].outputs[0].name}.packed.{PARTS[index]}")

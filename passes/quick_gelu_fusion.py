@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas.matching import by_scalar, made_by, origin
 from passes.fusion import CONTRIB, Fusion
 from passes.local import require
@@ -40,7 +41,7 @@ class QuickGeluFusion(Fusion[tuple[ir.Value, float]]):
         x, alpha = found
         require(x.dtype in TYPES, f"its type {x.dtype} has no QuickGelu on every provider")
         (y,) = build.node("QuickGelu", [x], {"alpha": alpha}, domain=CONTRIB)
-        build.hand_over(node.outputs[0], y)
+        hand_over(node.outputs[0], y, build.names)
 
 
 def _alpha(value: ir.Value | None, x: ir.Value | None) -> float | None:

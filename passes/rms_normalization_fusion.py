@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from passes.editing.building import Builder
 from passes.editing.constants import constant
+from passes.editing.replacing import hand_over
 from passes.formulas.matching import made_by, origin, scalar, uncast
 from passes.formulas.norms import inverse_of, mean_under_root, over_last_axis, squared
 from passes.fusion import Fusion
@@ -45,7 +46,7 @@ class RmsNormalizationFusion(Fusion[Norm]):
             raise Refused(reason)
         inputs = [found.x, found.weight or _ones(found.x, build)]
         attributes = {"axis": -1, "epsilon": found.epsilon}
-        build.hand_over(node.outputs[0], build.one("RMSNormalization", inputs, attributes))
+        hand_over(node.outputs[0], build.one("RMSNormalization", inputs, attributes), build.names)
 
 
 def _weighted(node: ir.Node) -> Norm | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas.matching import by_scalar, integers, made_by, normalized_axis, origin, scalar, sizes
 from passes.fusion import Fusion
 from passes.local import require
@@ -40,7 +41,7 @@ class RotaryEmbeddingFusion(Fusion[Rotation]):
     def fuse(self, node: ir.Node, found: Rotation, build: Builder) -> None:
         tables = [_halved(table, build) for table in (found.cos, found.sin)]
         require(None not in tables, "its angles are not seen to be the same for both halves")
-        build.hand_over(node.outputs[0], build.one("RotaryEmbedding", [found.x, *tables]))
+        hand_over(node.outputs[0], build.one("RotaryEmbedding", [found.x, *tables]), build.names)
 
 
 def _rotation(node: ir.Node) -> Rotation | None:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from passes.editing.building import Builder
 from passes.editing.constants import constant
+from passes.editing.replacing import hand_over
 from passes.formulas.biases import biased
 from passes.formulas.matching import normalized_axis, same
 from passes.fusion import CONTRIB, Fusion
@@ -51,7 +52,7 @@ class SkipNormalizationFusion(Fusion[ir.Node]):
         y, mean, inverse, total = build.node(FUSED[node.op_type], inputs, attributes, domain=CONTRIB, outputs=4)
         mean.name = inverse.name = ""
         for old, new in ((node, y), (found, total)):
-            build.hand_over(old.outputs[0], new)
+            hand_over(old.outputs[0], new, build.names)
 
 
 def _split_bias(total: ir.Node) -> tuple[list[ir.Value | None], ir.Value | None]:

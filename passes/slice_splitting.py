@@ -11,7 +11,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from passes.local import LocalPass, Scope, drop, hand_over, require
+from passes.editing.replacing import drop, hand_over
+from passes.local import LocalPass, Scope, require
 from passes.shapes.size_rules import slice_bounds
 
 FIRST_SPLIT_WITH_SIZES = 2
@@ -78,5 +79,5 @@ def _split(data: ir.Value, axis: int, pieces: list[_Piece], scope: Scope) -> Non
     first = next(one for one in nodes[0].graph or () if one in nodes)
     first.prepend(split)
     for piece, output in zip(pieces, split.outputs, strict=True):
-        hand_over(piece.node.outputs[0], output)
+        hand_over(piece.node.outputs[0], output, scope.names)
         drop(piece.node)

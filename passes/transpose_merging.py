@@ -15,7 +15,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.local import LocalPass, Refused, Scope, hand_over, producer_of, sole_reader
+from passes.editing.replacing import hand_over
+from passes.local import LocalPass, Refused, Scope, producer_of, sole_reader
 from passes.shape_arithmetic import express
 
 # One input and one output, entry by entry; a Clip's bounds are scalars.
@@ -132,7 +133,7 @@ def _push_through_pair(node: ir.Node, scope: Scope) -> bool:
     result = node.outputs[0]
     behind = ir.node("Transpose", [None], {"perm": orders[0]})
     node.append(behind)
-    hand_over(result, behind.outputs[0])
+    hand_over(result, behind.outputs[0], scope.names)
     result.name, result.shape = scope.names.fresh(f"{result.name}_before"), None
     behind.replace_input_with(0, result)
     return True

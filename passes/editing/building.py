@@ -2,20 +2,20 @@
 
 build = Builder(graph); build.before(node)
 y = build.one("Mul", [x, build.number(2.0, x.dtype)])
-build.hand_over(old, y)          y takes old's name, type and readers
+hand_over(old, y, build.names)          y takes old's name, type and readers
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from passes.editing.constants import add_initializer, names
+from passes.editing.constants import add_initializer
+from passes.editing.naming import Names
 
 Inputs = Sequence[ir.Value | None]
 FIRST_SHAPE_OF_SOME_AXES = 15
@@ -28,11 +28,10 @@ class Builder:
         self.graph, self.opset = graph, opset
         self._place: ir.Node | None = None
         self._known: dict[Any, ir.Value] = {}
-        self._counts: dict[str, int] = {}  # how many of each stem were asked for
 
     @functools.cached_property
-    def _taken(self) -> set[str | None]:
-        return names(self.graph)
+    def names(self) -> Names:
+        return Names(self.graph)
 
     def before(self, node: ir.Node) -> None:
         """Where the next nodes stand."""
@@ -51,7 +50,7 @@ class Builder:
         assert self._place is not None  # set by before
         made = ir.node(op_type, list(inputs), attributes, domain=domain, num_outputs=outputs)
         for value in made.outputs:
-            value.name = self._fresh(op_type.lower())
+            value.name = self.names.fresh(op_type.lower())
         self.graph.insert_before(self._place, made)
         return made.outputs
 
@@ -84,22 +83,12 @@ class Builder:
         """A constant scalar."""
         return self._constant(np.array(number, dtype.numpy()))
 
-    def hand_over(self, old: ir.Value, new: ir.Value) -> None:
-        """`new` stands where `old` stood: its name, type, shape, readers, and its place in the interface."""
-        name, old.name = old.name, self._fresh(f"{old.name}_replaced")
-        new.name, new.type, new.shape = name, old.type, old.shape
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
+    def initializer(self, tensor: ir.TensorProtocol, stem: str) -> ir.Value:
+        """A new constant of its own, named `stem` or much like it."""
+        return add_initializer(self.graph, self.names.fresh(stem), tensor)
 
     def _constant(self, array: np.ndarray[Any, np.dtype[Any]]) -> ir.Value:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
-            self._known[key] = add_initializer(self.graph, self._fresh("constant"), ir.tensor(array))
+            self._known[key] = self.initializer(ir.tensor(array), "constant")
         return self._known[key]
-
-    def _fresh(self, stem: str) -> str:
-        """The first of `stem`, `stem_1`, ... that no value bears; asked for often, so the names are read once."""
-        candidates = (f"{stem}_{number}" if number else stem for number in itertools.count(self._counts.get(stem, 0)))
-        name = next(one for one in candidates if one not in self._taken)
-        self._taken.add(name)
-        self._counts[stem] = self._counts.get(stem, 0) + 1
-        return name

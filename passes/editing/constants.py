@@ -9,12 +9,10 @@ What a subgraph captures is read like anything else: `onnx_ir` counts its nodes 
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import onnx_ir as ir
 
-from passes.editing.nesting import every_graph, every_node, let_go
+from passes.editing.nesting import let_go
 
 # Before IR version 4 every initializer had to be a graph input as well, so none can be added behind the interface.
 FIRST_IR_WITH_PRIVATE_INITIALIZERS = 4
@@ -70,17 +68,3 @@ def release(value: ir.Value) -> bool:
     else:
         del graph.initializers[value.name or ""]
     return True
-
-
-def fresh_name(root: ir.Graph, stem: str) -> str:
-    """`stem`, or `stem_1`, `stem_2`, ...: the first that no value of `root` or of a graph inside it bears."""
-    taken = names(root)
-    candidates = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(1)))
-    return next(name for name in candidates if name not in taken)
-
-
-def names(root: ir.Graph) -> set[str | None]:
-    """Of every value of `root` and of the graphs inside it."""
-    graphs = every_graph(root)
-    taken = {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
-    return taken | {value.name for node in every_node(root) for value in node.outputs}

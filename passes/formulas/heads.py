@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from passes.editing.building import Builder
+from passes.editing.replacing import hand_over
 from passes.formulas.attention import HEADS_FIRST, Attention, Heads
 from passes.formulas.masks import hides_nothing
 from passes.formulas.matching import Axes, made_by, origin, permutation, same, sizes
@@ -117,15 +118,15 @@ def keys_are_split(found: Attention) -> bool:
     return found.turned or is_split(found.k)
 
 
-def hand_over(found: Attention, y: ir.Value, build: Builder) -> None:
+def deliver(found: Attention, y: ir.Value, build: Builder) -> None:
     """Readers of [batch, heads, sequence, size] get y, which is [batch, sequence, heads * size]."""
     heads = Heads(known(found.q).count, known(found.v).size)
     merged = _merged(found, heads)
     if merged is not None:
-        build.hand_over(merged, y)
+        hand_over(merged, y, build.names)
         return
     split = build.one("Reshape", [y, build.integers([0, 0, heads.count, heads.size])])
-    build.hand_over(found.out, build.one("Transpose", [split], {"perm": HEADS_FIRST}))
+    hand_over(found.out, build.one("Transpose", [split], {"perm": HEADS_FIRST}), build.names)
 
 
 def _merged(found: Attention, heads: Heads) -> ir.Value | None:
