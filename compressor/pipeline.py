@@ -100,20 +100,22 @@ def export(source: Source, recipe: Recipe, shelf: Shelf, track: Track = identity
     refuse_full_disk(shelf.place("export", key), estimate.costs(source, recipe)["export"].disk_bytes)
     task, exported = exporters.prepare(source, wanted)
     with shelf.timed_draft("export", key, options, source.provenance) as draft:
-        models, longest = list(exported.graphs), sources.context(source.folder)
+        models, guesses = list(exported.graphs), list[str]()
         nodes, axes = 0, set[str]()
         for name, make in track(exported.graphs.items(), "export"):
             model = make()
             save_model(model, draft.folder / name)
             nodes, axes = nodes + count_nodes(model), axes | set(static.axes(model))
-            if sizes := Decoder.of(model):
-                genai.write(draft.folder, sources.config(source.folder), sizes)
+            if (sizes := Decoder.of(model)) and (config := sources.config(source.folder)):
+                context, guesses = sources.served_context(source.folder)
+                genai.write(draft.folder, config, sizes, context)
         sources.carry(source.folder, draft.folder)
         static.refuse_unknown(wanted.static, axes)
         proven = exported.prove(draft.folder)
+        longest = sources.context(source.folder)
         profiles = {name: static.fix(draft.folder / name, wanted.static, longest) for name in models}
         draft.facts |= {"task": task, "models": models, "nodes": nodes, "profiles": profiles}
-        draft.facts |= {"fallbacks": [], **exported.facts}
+        draft.facts |= {**exported.facts, "fallbacks": [*guesses, *exported.facts.get("fallbacks", ())]}
         draft.measured["proof"] = [dataclasses.asdict(one) for one in proven]
     return artifact.open_artifact(shelf.place("export", key))
 
@@ -173,8 +175,9 @@ def _write_graph(optimized: Artifact, quantized: Artifact, recipe: Recipe, draft
         packed = packing.pack(view, quantized, recipe)
         packed.write(draft.folder / view.carries_as)
         if (sizes := Decoder.of(packed.model)) and (config := sources.config(draft.folder)):
-            genai.write(draft.folder, config, sizes)
-            draft.facts["fallbacks"] = _paged_twin(draft, config, recipe)
+            context, guesses = sources.served_context(draft.folder)
+            genai.write(draft.folder, config, sizes, context)
+            draft.facts["fallbacks"] = [*guesses, *_paged_twin(draft, context, recipe)]
         draft.facts["nodes"] += count_nodes(packed.model)
         draft.facts["weight_bytes"] |= quantizing.named(packed.weight_bytes, view.part)
         draft.facts["stored"] = packed.stored
@@ -234,12 +237,13 @@ def validate(
     stages = (*made_by, candidate)
     layer_rows: Rows = next((one.facts["layers"] for one in stages if "layers" in one.facts), [])
     spent: Mapping[str, Any] = next((one.facts["budget"] for one in stages if "budget" in one.facts), {})
+    said = [line for one in stages for line in one.facts.get("fallbacks", ())]  # two stages may say the same
     found = measuring.measure(
         candidate, reference, recipe, rounded=rounded, layers=layer_rows, spent=spent, provider=provider, track=track
     )
     return Report(
         found.measurements,
-        fallbacks=(*found.fallbacks, *(line for one in stages for line in one.facts.get("fallbacks", ()))),
+        fallbacks=tuple(dict.fromkeys([*found.fallbacks, *said])),
         stages=tuple(_stage_rows(stages, time.perf_counter() - begin)),
         passes=tuple(row for one in stages for row in one.measured().get("passes", ())),
         layers=tuple(layer_rows),
@@ -293,7 +297,7 @@ def stages_beside(output: Path) -> Shelf:
     return Shelf(output.with_name(f"{output.name}.stages"))
 
 
-def _paged_twin(draft: Draft, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
+def _paged_twin(draft: Draft, context: int, recipe: Recipe) -> list[str]:
     """The paged graph beside the contiguous one; where an attention cannot be paged, the reason."""
     from compressor.package import paged
     from compressor.stages import cache_calibration
@@ -303,7 +307,7 @@ def _paged_twin(draft: Draft, config: Mapping[str, Any], recipe: Recipe) -> list
     text = cache_calibration.read(draft.folder, recipe)
     try:
         cache = cache_calibration.kept(draft.folder, recipe, text)
-        paged.write(draft.folder, config, "cuda" if recipe.target == "cuda" else "cpu", cache)
+        paged.write(draft.folder, context, "cuda" if recipe.target == "cuda" else "cpu", cache)
     except RequestError as error:
         return [f"{error}; `compress generate --batching static` answers without pages"]
     draft.facts |= {"cache_calibration": text.facts} if text else {}

@@ -42,6 +42,8 @@ DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", *CARRIED)
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where a model has no safetensors
 CODE = ("*.py",)  # where it was asked for
 CHECKPOINT, MODULE = "checkpoint", "torch-module"
+CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")  # the longest sequence, by its names
+UNNAMED_CONTEXT = 2048
 TORCH = "torch:"
 FILES = {".onnx": "onnx-file", ".pt2": "torch-program"}  # suffix -> kind of source
 
@@ -135,10 +137,16 @@ def whole_config(folder: Path) -> dict[str, Any]:
 
 
 def context(folder: Path) -> int | None:
-    """The longest sequence that the model was made for."""
+    """The longest sequence that the model was made for; None where its configuration names none, as with ALiBi."""
     known = config(folder)
-    length = known.get("max_position_embeddings") or known.get("n_positions")
-    return int(length) if length else None
+    return next((int(known[name]) for name in CONTEXTS if known.get(name)), None)
+
+
+def served_context(folder: Path) -> tuple[int, list[str]]:
+    """The longest sequence that engines are told of; and, where the model names none, that this one is ours."""
+    if known := context(folder):
+        return known, []
+    return UNNAMED_CONTEXT, [f"{CONFIG} names no longest sequence ({', '.join(CONTEXTS)}): taken as {UNNAMED_CONTEXT}"]
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -126,6 +126,28 @@ def test_a_configuration_is_the_text_part_where_there_are_several(tmp_path: Path
         sources.config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_position_embeddings": 64, "n_ctx": 2}, 64),
+        ({"n_positions": 128, "n_ctx": 2}, 128),
+        ({"n_ctx": 32}, 32),
+        ({"max_seq_len": 96}, 96),
+    ],
+)
+def test_the_longest_sequence_is_the_models(config: dict[str, int], longest: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert sources.served_context(tmp_path) == (sources.context(tmp_path), []) == (longest, [])
+
+
+def test_a_longest_sequence_that_no_model_names_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
+    assert sources.context(tmp_path) is None
+    names = "max_position_embeddings, n_positions, n_ctx, max_seq_len"
+    said = f"config.json names no longest sequence ({names}): taken as 2048"
+    assert sources.served_context(tmp_path) == (2048, [said])
+
+
 # --- inputs of a command ---------------------------------------------------------------------------------------------
 
 

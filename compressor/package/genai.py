@@ -20,9 +20,8 @@ CONFIG = "genai_config.json"
 SESSION = {"log_id": "onnxruntime-genai", "provider_options": [], "session.set_denormal_as_zero": "1"}
 
 
-def write(folder: Path, config: Mapping[str, Any], sizes: Decoder) -> None:
+def write(folder: Path, config: Mapping[str, Any], sizes: Decoder, context: int) -> None:
     """Write the configuration for a graph with the interface of `compressor.graph.decoder`; greedy unless told."""
-    context = int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
     heads = int(config.get("num_attention_heads") or config.get("n_head") or sizes.kv_heads)
     eos = config.get("eos_token_id")
     pad = config.get("pad_token_id")

@@ -41,20 +41,19 @@ from compressor.package.paging import Given, Pool, Step
 from compressor.package.scribe import Scribe
 
 OPSET, IR_VERSION = 24, 11  # the Attention whose mask ONNX Runtime takes row by row on the CPU
-DEFAULT_CONTEXT = 2048
 
 Target = Literal["cpu", "cuda"]
 Cache = Literal["float32", "float16"] | Scales  # scales: codes of 8 bits
 
 
-def write(folder: Path, config: Mapping[str, Any], target: Target = "cpu", cache: Cache | None = None) -> None:
+def write(folder: Path, context: int, target: Target = "cpu", cache: Cache | None = None) -> None:
     """Put the paged twin of a folder's `model.onnx` beside it, and what the Engine needs to know of it.
 
+    context: the longest sequence, in which windows are measured.
     cache: what the pool holds; none: what the contiguous cache does, on CUDA half precision.
 
     Raises: RequestError when the attention of a layer cannot be paged, with the reason.
     """
-    context = int(config.get("max_position_embeddings") or config.get("n_positions") or DEFAULT_CONTEXT)
     paged = convert(load_model(folder / MODEL), context, target, cache)
     ir.save(paged, folder / PAGED_MODEL)  # data in files stays there
     inputs = {name: name for name in (decoder.IDS, TABLE, CUMULATIVE, PAST_LENGTHS)}

@@ -164,7 +164,7 @@ def test_equal_graphs_have_equal_twins(exported: Callable[[str], Exported]) -> N
 
 def test_weights_lie_on_disk_once(exported: Callable[[str], Exported]) -> None:
     folder = exported("llama").path.parent
-    paged.write(folder, {"max_position_embeddings": CONTEXT})
+    paged.write(folder, CONTEXT)
     assert external_files(load_model(folder / PAGED_MODEL)) == external_files(load_model(folder / "model.onnx"))
     assert (folder / PAGED_MODEL).stat().st_size < (folder / "model.onnx.data").stat().st_size / 2
     config = json.loads((folder / PAGED_CONFIG).read_bytes())
@@ -176,7 +176,7 @@ def test_the_check_passes_on_the_twin_and_fails_on_one_spoiled_weight(
 ) -> None:
     model = exported("llama").graph()
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
-    paged.write(tmp_path, {})
+    paged.write(tmp_path, CONTEXT)
     (found,) = check.measure(Subject(tmp_path / "model.onnx"), Paged())
     assert found.passed
     spoiled = load_model(tmp_path / PAGED_MODEL)

@@ -63,8 +63,9 @@ def subject(model: str, folder: Path, *, bits: int | None) -> Subject:
     shutil.copytree(optimized.directory, place)
     sizes = Decoder.of(load_model(optimized.model))
     assert sizes is not None
-    genai.write(place, sources.config(place), sizes)
-    paged.write(place, sources.config(place))
+    context, _ = sources.served_context(place)
+    genai.write(place, sources.config(place), sizes, context)
+    paged.write(place, context)
     return Subject(place, _by_transformers(source.folder))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,7 @@ Tiny = Callable[[int | None], Subject]
 
 def copy_with(cache: paged.Cache, tiny: Tiny, folder: Path) -> Served:
     shutil.copytree(tiny(4).folder, folder)
-    paged.write(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")), "cpu", cache)
+    paged.write(folder, sources.served_context(folder)[0], "cpu", cache)
     return Served.open(folder)
 
 
