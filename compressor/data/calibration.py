@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor import sources
-from compressor.data.corpus import Corpus, read
+from compressor.data.corpus import Corpus, Fields, read
 from compressor.data.vocabulary import Vocabulary
 from compressor.errors import RequestError, in_a_line
 from compressor.recipe.limits import Perplexity
@@ -54,7 +54,7 @@ def calibration_windows(
         raise RequestError(f"calibration.length: {options.length} tokens exceed the model's context of {context}")
     if Path(options.source).suffix == TOKENS:
         return _chosen(*_token_rows(options, sources.config(vocabulary.folder).get("vocab_size")), options)
-    corpus = read(options.source, "calibration")
+    corpus = read(options.source, "calibration", Fields(options.text_field))
     rows = _cut(corpus, vocabulary, options.length, framed=framed)
     return _chosen(rows, {"source": corpus.source, "sha256": corpus.sha256}, options)
 

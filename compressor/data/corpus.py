@@ -1,6 +1,7 @@
 """Text as its source has it: documents of a file, of a dataset, or of those that come with the built-in model.
 
-    read("a.jsonl", "calibration")    ->    Corpus(documents, source, sha256)
+    read("a.jsonl", "calibration")                              ->    Corpus(documents, source, sha256)
+    read("a.jsonl", "calibration", Fields("text", "target"))    ->    ... and what is written from each of them
 
 A source that is empty or mixes kinds of rows is refused: nothing is ever made up.
 """
@@ -25,6 +26,17 @@ Split = Literal["calibration", "heldout"]
 
 
 @dataclass(frozen=True)
+class Fields:
+    """Where a row that is an object holds its text, and the text that is written from it; `a.b` is b within a."""
+
+    text: str = "text"
+    target: str | None = None
+
+
+TEXT = Fields()
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Documents of one source.
 
@@ -37,9 +49,10 @@ class Corpus:
     sha256: str
     running: bool = False
     conversations: bool = False
+    targets: tuple[str, ...] = field(default=(), repr=False)
 
 
-def read(source: str, split: Split) -> Corpus:
+def read(source: str, split: Split, fields: Fields = TEXT) -> Corpus:
     """Documents of a source: `builtin`, a file, or a dataset id `name[:config[:split]]`.
 
     Raises: RequestError when it cannot be read or is empty.
@@ -48,11 +61,11 @@ def read(source: str, split: Split) -> Corpus:
         path = builtin.CALIBRATION if split == "calibration" else builtin.HELDOUT
         corpus = Corpus(tuple(_file(path).splitlines()), f"{BUILTIN} {split}", _sha256(_file(path)))
     elif Path(source).is_file():
-        corpus = _from_file(Path(source))
+        corpus = _from_file(Path(source), fields)
     elif Path(source).suffix in _READERS:
         raise RequestError(f"{source}: no such file")
     else:
-        corpus = _from_dataset(source, split)
+        corpus = _from_dataset(source, split, fields)
     if not any(document.strip() for document in corpus.documents):
         raise RequestError(f"{source}: holds no text")
     return corpus
@@ -68,29 +81,30 @@ def fingerprint(source: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
 
 
-def _from_file(path: Path) -> Corpus:
+def _from_file(path: Path, fields: Fields) -> Corpus:
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise RequestError(f"{path}: text is read from {', '.join(sorted(_READERS))}; convert it to one of these")
-    return reader(path)
+    return reader(path, fields)
 
 
-def _plain(path: Path) -> Corpus:
+def _plain(path: Path, fields: Fields) -> Corpus:
+    del fields  # one running text has none
     return Corpus((_file(path),), path.name, _sha256(_file(path)), running=True)
 
 
-def _json(path: Path) -> Corpus:
-    """A JSON list, or JSON lines, of strings or of objects with `text` or `messages`."""
+def _json(path: Path, fields: Fields) -> Corpus:
+    """A JSON list, or JSON lines, of strings or of objects with the fields or `messages`."""
     text = _file(path)
     lines = [line for line in text.split("\n") if line.strip()]  # splitlines would cut strings at U+2028 as well
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
     except ValueError as error:
         raise RequestError(f"{path}: not JSON: {error}") from None
-    return _collection(rows, path.name, str(path))
+    return _collection(rows, path.name, str(path), fields)
 
 
-def _parquet(path: Path) -> Corpus:
+def _parquet(path: Path, fields: Fields) -> Corpus:
     from datasets import load_dataset
 
     try:
@@ -98,7 +112,7 @@ def _parquet(path: Path) -> Corpus:
             rows = load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:  # as many kinds as pyarrow and datasets have between them
         raise RequestError(f"{path}: not a readable parquet file: {in_a_line(error)}") from None
-    return _collection(rows, path.name, str(path))
+    return _collection(rows, path.name, str(path), fields)
 
 
 _READERS = {
@@ -111,7 +125,7 @@ _READERS = {
 }
 
 
-def _from_dataset(source: str, split: Split) -> Corpus:
+def _from_dataset(source: str, split: Split, fields: Fields) -> Corpus:
     """A dataset of the Hugging Face hub; its code is never run."""
     from datasets import load_dataset
 
@@ -124,28 +138,49 @@ def _from_dataset(source: str, split: Split) -> Corpus:
         raise MachineError(f"{source}: the hub cannot be reached ({in_a_line(error)}); name a local file") from error
     except Exception as error:  # datasets raises many kinds, all of them about the request
         raise RequestError(f"{source}: neither a file nor a dataset that can be loaded ({in_a_line(error)})") from error
-    return _collection(rows, source, source)
+    return _collection(rows, source, source, fields)
 
 
-def _collection(rows: Iterable[object], name: str, where: str) -> Corpus:
-    """Rows of text, or of conversations, as one corpus; one kind alone."""
+def _collection(rows: Iterable[object], name: str, where: str, fields: Fields) -> Corpus:
+    """Rows of text, with their targets where those are wanted, or of conversations, as one corpus; one kind alone."""
     given = list(rows)
     kinds = {isinstance(row, dict) and isinstance(row.get(MESSAGES), list) for row in given}
     if len(kinds) > 1:
         raise RequestError(f"{where}: some rows hold `{MESSAGES}` and some do not; keep one kind")
-    documents = [_text_of(row, where) for row in given]
-    return Corpus(tuple(documents), name, _sha256("\0".join(documents)), conversations=kinds == {True})
+    documents = [_text_of(row, where, fields.text) for row in given]
+    targets = [_target_of(row, where, fields.target) for row in given if isinstance(row, dict) and fields.target]
+    if targets and len(targets) < len(given):
+        raise RequestError(f"{where}: some rows are strings and some are objects; keep one kind")
+    sha256 = _sha256("\0".join([*documents, *targets]))
+    return Corpus(tuple(documents), name, sha256, conversations=kinds == {True}, targets=tuple(targets))
 
 
-def _text_of(row: object, source: str) -> str:
+def _text_of(row: object, source: str, field: str) -> str:
     if isinstance(row, dict) and isinstance(row.get(MESSAGES), list):
         return json.dumps(row[MESSAGES], sort_keys=True, ensure_ascii=False)
-    text = row.get("text") if isinstance(row, dict) else row
+    text = _looked_up(row, field) if isinstance(row, dict) else row
     if not isinstance(text, str):
         raise RequestError(
-            f"{source}: a row is {type(row).__name__}; rows are strings or objects with a `text` string or `messages`"
+            f"{source}: a row is {type(row).__name__}; "
+            f"rows are strings or objects with a `{field}` string or `{MESSAGES}`"
         )
     return text
+
+
+def _target_of(row: dict[str, object], source: str, field: str | None) -> str:
+    target = _looked_up(row, field or "")
+    if not isinstance(target, str):
+        raise RequestError(
+            f"{source}: a row has no `{field}` string, which the decoder would write from its text; "
+            "name its field in calibration.target_field, the text's own where it is to write that"
+        )
+    return target
+
+
+def _looked_up(row: object, field: str) -> object:
+    for name in field.split("."):
+        row = row.get(name) if isinstance(row, dict) else None
+    return row
 
 
 def _file(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Data becomes calls of a graph, whatever the graph is: text through its tokenizer, arrays by input name, pictures.
 
     text     a decoder: windows of tokens            an encoder: windows between its special tokens
+             an encoder with a decoder behind it: pairs of what is read and what is written (`pairs.py`)
     .npz     an array for each input, rows along the first axis; `labels`, where there are some, are set apart
              or, with an axis more than the inputs have, whole calls along it: for inputs that share no rows
     folder   pictures, made into the one input by `images`; a folder for each class gives labels
@@ -24,9 +25,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor import sources
-from compressor.data import calibration, corpus, pictures
+from compressor.data import calibration, corpus, pairs, pictures
 from compressor.data.vocabulary import Vocabulary
 from compressor.errors import RequestError, in_a_line
+from compressor.graph import encoder_decoder
 from compressor.graph.decoder import IDS, MASK, Decoder, Feeds
 from compressor.recipe.limits import Accuracy
 from compressor.recipe.recipe import Calibration, Images, Recipe
@@ -165,6 +167,12 @@ def _text(options: Calibration, model: ir.Model, folder: Path) -> Samples:
             f"name an {ARRAYS} file with an array for each of {', '.join(names)}, or a folder of pictures"
         )
     vocabulary, context = Vocabulary.of(folder), sources.context(folder)
+    if encoder_decoder.is_encoder(model):
+        found = pairs.calibration_pairs(options, vocabulary, context)
+        return Samples(tuple({name: pair.read[name] for name in names} for pair in found.chosen), found.facts)
+    if encoder_decoder.states(model):
+        found = pairs.calibration_pairs(options, vocabulary, context)
+        return Samples(tuple(pairs.written(found.chosen, model, folder)), found.facts)
     windows = calibration.calibration_windows(options, vocabulary, context, framed=decoder is None)
     step = max(1, TOKENS_PER_BATCH // windows.ids.shape[1])
     parts = [windows.ids[at : at + step] for at in range(0, len(windows.ids), step)]

@@ -31,6 +31,7 @@ from compressor.export.proof import Case, Outputs, Run
 from compressor.export.tasks import Task
 from compressor.export.tracing import BATCH, SEQUENCE, WRAPPED, Call, Input, array, quiet
 from compressor.graph.decoder import IDS, LOGITS, MASK
+from compressor.graph.encoder_decoder import DECODER, ENCODER, ENCODER_MASK
 from compressor.graph.session import open_session
 from compressor.recipe.recipe import Export
 from compressor.sources import Source
@@ -38,9 +39,8 @@ from compressor.sources import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ENCODER, DECODER = "encoder_model.onnx", "decoder_model.onnx"
 ENCODER_SEQUENCE, PAST = "encoder_sequence_length", "past_sequence_length"
-ENCODER_MASK, HIDDEN = "encoder_attention_mask", "last_hidden_state"
+HIDDEN = "last_hidden_state"
 PARTS = ("key", "value")
 CACHES = (
     ("past_key_values", "decoder"),

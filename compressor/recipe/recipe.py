@@ -95,6 +95,8 @@ class Calibration(Section):
     samples: int = Field(128, ge=1, description="windows of `length` tokens, rows or calls of arrays, or pictures")
     length: int = Field(512, ge=8, description="tokens")
     seed: int = Field(0, ge=0, description="chooses the windows, rows or pictures")
+    text_field: str = Field("text", description="of rows that are objects; `translation.en` is en within translation")
+    target_field: str = Field("target", description="of the text that a decoder behind an encoder writes from a row's")
     max_padding: float = Field(0.5, ge=0, le=1, description="share of the tokens that may be padding")
 
 
