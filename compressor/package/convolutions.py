@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from compressor.graph.editing import drop_unread
 from compressor.package import dequantized, products
-from compressor.quantize.constants import drop_unread
 from compressor.quantize.flow.linears import Linear
 from compressor.quantize.qtensor import QTensor
 

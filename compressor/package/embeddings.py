@@ -16,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compressor.graph.editing import drop_unread, take_over
 from compressor.package import matmulnbits, products
-from compressor.quantize.constants import drop_unread
 from compressor.quantize.embeddings import Table
 from compressor.quantize.qtensor import QTensor
 
@@ -66,9 +66,4 @@ def _gather(
     attributes = {"bits": packed.cell_bits, "block_size": packed.block_size, "gather_axis": 0, "quantize_axis": 1}
     inputs = [flat.outputs[0], node.inputs[1], *grid]
     gathered = ir.node("GatherBlockQuantized", inputs, attributes, domain=DOMAIN, name=node.name)
-    model.graph.insert_before(node, [flat, gathered])
-    old, new = node.outputs[0], gathered.outputs[0]
-    new.type, new.shape, name = old.type, old.shape, old.name
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    model.graph.remove(node, safe=True)
-    new.name = name
+    take_over(model.graph, node, [flat, gathered])

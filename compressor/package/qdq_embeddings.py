@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compressor.graph.editing import drop_unread, take_over
 from compressor.package import products, qdq
-from compressor.quantize.constants import drop_unread
 from compressor.quantize.embeddings import Table
 from compressor.quantize.qtensor import QTensor
 
@@ -62,12 +62,7 @@ def _gather(model: ir.Model, node: ir.Node, constants: Sequence[ir.Value], tenso
     codes = apart[-1].outputs[0] if apart else codes
     attributes = {"axis": -1, "block_size": tensor.group_size}
     dequantized = ir.node("DequantizeLinear", [codes, scales, zeros], attributes, name=node.name)
-    model.graph.insert_before(node, [*gathers, *apart, dequantized])
-    old, new, name = node.outputs[0], dequantized.outputs[0], node.outputs[0].name
-    new.type, new.shape = old.type, old.shape
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    model.graph.remove(node, safe=True)
-    new.name = name
+    take_over(model.graph, node, [*gathers, *apart, dequantized])
 
 
 def _taken_apart(model: ir.Model, packed: ir.Value) -> list[ir.Node]:

@@ -1,4 +1,4 @@
-"""Constants of a graph: read, given another content, taken out once nobody reads them."""
+"""Constants of a graph: read, and given another content."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compressor.graph.editing import add_constant
 from compressor.quantize.flow.linears import FLOATS
 
 
@@ -27,20 +28,4 @@ def replace(graph: ir.Graph, node: ir.Node, at: int, array: NDArray[Any]) -> Non
         value.const_value = ir.Tensor(content, name=value.name)
         return
     tensor = ir.Tensor(content, name=f"{value.name}.{node.outputs[0].name}")
-    twin = ir.Value(name=tensor.name, type=value.type, shape=value.shape, const_value=tensor)
-    graph.register_initializer(twin)
-    node.replace_input_with(at, twin)
-
-
-def drop_unread(graph: ir.Graph, value: ir.Value | None) -> None:
-    """Remove a weight, and the nodes that only turned it into what was read, once nobody reads them."""
-    if value is None or value.uses() or value.is_graph_output():
-        return
-    producer = value.producer()
-    if producer is None:
-        graph.initializers.pop(str(value.name), None)
-        return
-    sources = list(producer.inputs)
-    graph.remove(producer, safe=True)
-    for source in sources:
-        drop_unread(graph, source)
+    node.replace_input_with(at, add_constant(graph, tensor))

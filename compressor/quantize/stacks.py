@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from compressor.graph import value_types
-from compressor.quantize.constants import drop_unread
+from compressor.graph.editing import add_constant, drop_unread, take_over
 from compressor.quantize.flow.linears import STACK, stacked_weight
 
 FIRST_OPSET_WITH_SPLIT_INPUT = 13
@@ -32,7 +32,7 @@ def unstack(model: ir.Model) -> None:
         weight, transposed = found
         assert weight.const_value is not None  # held by stacked_weight
         if weight not in matrices:
-            matrices[weight] = [_registered(model.graph, one) for one in _matrices(weight)]
+            matrices[weight] = [add_constant(model.graph, one) for one in _matrices(weight)]
         parts = _parts(model.graph, node, len(matrices[weight]))
         if parts is not None:
             _replace(model.graph, node, parts, matrices[weight], transposed=transposed)
@@ -51,7 +51,7 @@ def _parts(graph: ir.Graph, node: ir.Node, count: int) -> list[ir.Value] | None:
     if first != count:
         return None
     stem = node.outputs[0].name
-    sizes = _registered(graph, ir.tensor([1] * count, ir.DataType.INT64, name=f"{stem}.sizes"))
+    sizes = add_constant(graph, ir.tensor([1] * count, ir.DataType.INT64, name=f"{stem}.sizes"))
     split = ir.node("Split", [x, sizes], {"axis": 0}, num_outputs=count, name=f"{stem}.split")
     graph.insert_before(node, split)
     for at, part in enumerate(split.outputs):
@@ -76,12 +76,8 @@ def _replace(
         products.append(product.outputs[0])
         products[-1].name, products[-1].type, products[-1].shape = f"{y.name}.{at}", y.type, _alone(y)
     joined = ir.node("Concat", products, {"axis": 0}, name=f"{y.name}.joined")
-    graph.insert_before(node, joined)
-    (made,) = joined.outputs
-    made.type, made.shape, name, before = y.type, y.shape, y.name, node.inputs[1]
-    ir.convenience.replace_all_uses_with(y, made, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    made.name = name
+    before = node.inputs[1]
+    take_over(graph, node, [joined])
     drop_unread(graph, before)
 
 
@@ -105,10 +101,3 @@ def _matrices(weight: ir.Value) -> Iterator[ir.TensorProtocol]:
             )
         else:
             yield ir.Tensor(stack.numpy()[at], dtype=stack.dtype, shape=ir.Shape(shape), name=name)
-
-
-def _registered(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    shape = ir.Shape(tensor.shape.numpy())
-    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
-    graph.register_initializer(value)
-    return value

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compressor.quantize.constants import drop_unread
+from compressor.graph.editing import add_constant, drop_unread
 from compressor.quantize.rewriters.ranges import Range
 from compressor.recipe.methods import StaticQdq
 
@@ -128,9 +128,7 @@ class Pairs:
 
     def _constant(self, name: str, array: Array) -> ir.Value:
         tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
+        return add_constant(self._graph, tensor)
 
     def _node(self, op_type: str, inputs: Sequence[ir.Value], name: str, shape: ir.Shape | None) -> ir.Node:
         node = ir.node(op_type, inputs, name=name)
