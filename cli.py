@@ -16,15 +16,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from compressor.command import ending, terminal
 from compressor.command.arguments import Argument, Commands, Option
-from compressor.command.options import OPTIONS, budget, build, load, one_of, static_axes
+from compressor.command.options import OPTIONS, budget, build, load, one_of, refuse_unread, static_axes
 from compressor.command.places import each, refuse_itself
-from compressor.errors import LimitMissedError, MachineError, RequestError
+from compressor.errors import LimitMissedError, MachineError
 
 commands = Commands(
     help="PyTorch and Hugging Face models to ONNX: exported, optimized, quantized, and proven to work.",
@@ -52,7 +52,6 @@ Junit = Annotated[Path | None, Option("--junit", help="Also write the report as 
 Summary = Annotated[
     Path | None, Option("--summary", help="Append the report in Markdown, e.g. to $GITHUB_STEP_SUMMARY.")
 ]
-Streams = Annotated[list[int], Option("--streams", min=1, help="With --serving, requests at once; repeat it.")]
 Input = Annotated[Path, Argument(help="An artifact's folder, or a bare .onnx file.")]
 Inputs = Annotated[
     list[Path], Argument(help="An artifact's folder, or a bare .onnx file; several: each into DIR/<its name>.")
@@ -282,67 +281,41 @@ def bench(
         Option("--against", help="Its rival: an artifact, an .onnx, or builder:MODEL, made by onnxruntime-genai."),
     ] = None,
     provider: Annotated[str, Option("--provider", help="Where to run: cpu, cuda or tensorrt.")] = "cpu",
-    batch: Annotated[list[int], Option("--batch", min=1, help="Rows of a call; repeat it for more.")] = [1, 4],  # noqa: B006
-    length: Annotated[list[int], Option("--length", min=1, help="Tokens of a row; repeat it.")] = [32, 128],  # noqa: B006
-    repeats: Annotated[int, Option("--repeats", min=1, help="Laps at each point.")] = 10,
+    batch: Annotated[list[int], Option("--batch", min=1, help="Rows of a call; repeat it. Default: 1, 4.")] = [],  # noqa: B006
+    length: Annotated[list[int], Option("--length", min=1, help="Tokens of a row; repeat it. Default: 32, 128.")] = [],  # noqa: B006
+    repeats: Annotated[int | None, Option("--repeats", min=1, help="Laps at each point. Default: 10.")] = None,
     serving: Annotated[
         bool, Option("--serving", help="By number of streams: throughput, first token, each token after it.")
     ] = False,
-    streams: Streams = [1, 4, 16],  # noqa: B006
-    new_tokens: Annotated[int, Option("--new-tokens", min=2, help="With --serving, of each answer.")] = 32,
+    streams: Annotated[
+        list[int], Option("--streams", min=1, help="With --serving, requests at once; repeat it. Default: 1, 4, 16.")
+    ] = [],  # noqa: B006
+    new_tokens: Annotated[
+        int | None, Option("--new-tokens", min=2, help="With --serving, of each answer. Default: 32.")
+    ] = None,
     output: Annotated[
         Path | None, Option("-o", "--output", file_okay=False, help="Also write bench.json and bench.html.")
     ] = None,
     json_: Json = False,
 ) -> None:
     """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
-    from compressor import benchmark, rivals, sources
-    from compressor.report import tables
-    from compressor.stages import measuring
+    from compressor import benchmark
+    from compressor.command import benching
 
     if serving:
-        if against and against.startswith(rivals.BUILDER):
-            raise RequestError(f"--against {against}: --serving has artifacts alone as rivals; name one")
-        names = {"artifact": artifact} | ({"rival": Path(against)} if against else {})
-        _bench_serving(names, streams, length, new_tokens, provider, output, json_)
-        return
-    ours = sources.open_input(artifact)
-    with rivals.opened(against, ours, provider) as rival:
-        graphs = measuring.sides(ours, rival, provider)
-        points = benchmark.measure(graphs, benchmark.Sweep(batch, length, repeats), terminal.progress())
-    rows = benchmark.rows(points)
-    if output:
-        with ending.writing():
-            benchmark.write(output, rows, benchmark.plots(points))
-    if json_:
-        terminal.emit(rows)
+        refuse_unread({"--batch": batch, "--repeats": repeats}, "--serving has streams in their place; leave it out")
+        found = benching.streams(artifact, against, provider, streams, length, new_tokens)
     else:
-        terminal.table(f"on {provider}", rows)
-        terminal.show(*tables.bars(rows))
-
-
-def _bench_serving(
-    names: Mapping[str, Path],
-    counts: Sequence[int],
-    lengths: Sequence[int],
-    new_tokens: int,
-    provider: str,
-    output: Path | None,
-    as_json: bool,
-) -> None:
-    from compressor import benchmark
-    from compressor.serve import streams
-    from compressor.serve.served import Served
-
-    if provider != "cpu":
-        raise RequestError(f"--provider {provider}: --serving measures on the cpu; leave it out")
-    wanted = streams.Streams(counts, lengths, new_tokens)
-    loads = streams.measure({name: Served.open(path) for name, path in names.items()}, wanted, terminal.progress())
-    rows = streams.rows(loads)
+        refuse_unread({"--streams": streams, "--new-tokens": new_tokens}, "it goes with --serving")
+        found = benching.calls(artifact, against, provider, batch, length, repeats)
     if output:
         with ending.writing():
-            benchmark.write(output, rows, streams.plots(loads))
-    terminal.emit(rows) if as_json else terminal.table("by number of streams", rows)
+            benchmark.write(output, found.rows, found.plots)
+    if json_:
+        terminal.emit(found.rows)
+    else:
+        terminal.table(found.title, found.rows)
+        terminal.show(*found.bars)
 
 
 @commands.add
@@ -481,13 +454,19 @@ def recipes(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with the code its outcome has."""
 
+    words = sys.argv[1:] if arguments is None else arguments
+
     def command() -> object:
-        return commands.run(sys.argv[1:] if arguments is None else arguments)
+        return commands.run(words)
 
     ranked = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # torchrun's, of several processes
     if arguments is None and not ranked:
         ending.unwind_when_terminated()
-    code = ending.among_ranks(command) if ranked else ending.guarded(command)
+    code = (
+        ending.among_ranks(command)
+        if ranked
+        else ending.guarded(command, ending.KEPT.get(words[0] if words else "", ""))
+    )
     if arguments is None and not ranked:
         ending.leave(code)
     sys.exit(code)

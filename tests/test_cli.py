@@ -13,9 +13,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+import cli
+from compressor.graph.session import save_model
 from compressor.providers import environment
 from compressor.recipe import recipe
-from tests import architectures
+from compressor.stages import optimizing
+from tests import architectures, graphs
 from tests.conftest import ROOT, SMALL, FirstRun, Outcome, Run, SecondRun
 
 Compress = Callable[..., Outcome]
@@ -171,6 +174,10 @@ def test_a_wrong_request_is_2_and_a_line_without_traceback(tmp_path: Path) -> No
             " an integer. Try `compress bench --help`.",
         ),
         ("run quickstart --fast", 2, "No such option: --fast"),
+        ("bench . --serving --batch 2", 2, "--batch: --serving has streams in their place; leave it out"),
+        ("bench . --serving --repeats 10", 2, "--repeats: --serving has streams in their place; leave it out"),
+        ("bench . --streams 2", 2, "--streams: it goes with --serving"),
+        ("bench . --new-tokens 32", 2, "--new-tokens: it goes with --serving"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_told_in_one_line(
@@ -206,9 +213,8 @@ def test_every_finding_of_a_recipe_is_a_line(tmp_path: Path, compress: Compress)
     [
         (ZeroDivisionError("half\na story"), 70, "this is a bug in compress: ZeroDivisionError: half"),
         (MemoryError(), 3, "out of memory; fewer calibration samples or a machine with more would help"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last finished stage"),
     ],
-    ids=["bug", "memory", "interrupt"],
+    ids=["bug", "memory"],
 )
 def test_what_nobody_asked_for_has_its_code(
     monkeypatch: pytest.MonkeyPatch, compress: Compress, error: BaseException, code: int, line: str
@@ -221,6 +227,39 @@ def test_what_nobody_asked_for_has_its_code(
     assert ended.code == code
     assert f"compress: {line}" in ended.err
     assert ("Traceback" in ended.err) is (code == 70)
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ("run", "; the same command goes on from the last finished stage"),
+        ("quantize", "; the same command goes on from the last finished stage"),
+        ("generate", "; the same command goes on with the prompts that have no answer"),
+        *((name, "") for name in ("export", "optimize", "validate", "check", "bench", "recipes")),
+    ],
+)
+def test_an_interrupt_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, compress: Compress, command: str, kept: str
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.commands.functions, command, interrupted)
+    ended = compress(command)
+    assert (ended.code, complaint(ended)) == (130, f"interrupted{kept}")
+
+
+def test_of_several_inputs_those_before_an_interrupt_are_kept(
+    monkeypatch: pytest.MonkeyPatch, compress: Compress, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimizing, "optimize", interrupted)
+    for name in "ab":
+        save_model(graphs.build("(float[1] x) => (float[1] y) { y = Neg(x) }"), tmp_path / f"{name}.onnx")
+    ended = compress("optimize", tmp_path / "a.onnx", tmp_path / "b.onnx", "-o", tmp_path / "out")
+    assert (ended.code, complaint(ended)) == (130, "interrupted; the same command finds what is done already")
 
 
 def test_no_command_shows_the_commands(compress: Compress) -> None:

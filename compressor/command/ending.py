@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from compressor.report.report import Report
 
 
+STAGES_KEPT = "the same command goes on from the last finished stage"
+KEPT = {
+    "run": STAGES_KEPT,
+    "quantize": STAGES_KEPT,
+    "generate": "the same command goes on with the prompts that have no answer",
+}
+
+
 class TerminatedError(BaseException):
     """SIGTERM, raised where the work stands, so that what is half written goes as it does with an interrupt."""
 
@@ -34,8 +42,8 @@ def unwind_when_terminated() -> None:
     signal.signal(signal.SIGTERM, unwind)
 
 
-def guarded(command: Callable[[], object]) -> int:
-    """Run a command; whatever it raises becomes its line and its code."""
+def guarded(command: Callable[[], object], kept: str = "") -> int:
+    """Run a command; whatever it raises becomes its line and its code. kept: what is not lost with an interrupt."""
     try:
         result = command()
         return result if isinstance(result, int) else DONE
@@ -43,7 +51,7 @@ def guarded(command: Callable[[], object]) -> int:
         say(*str(error).splitlines())
         return error.exit_code
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last finished stage")
+        say("; ".join(filter(None, ["interrupted", kept])))
         return INTERRUPTED
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

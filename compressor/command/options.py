@@ -55,6 +55,12 @@ def budget(bits: str | None, max_increase: float | None) -> list[str]:
     return [f"quantize.budget.{one}" for one in asked]
 
 
+def refuse_unread(options: Mapping[str, object], reason: str) -> None:
+    """Raises: RequestError for an option that was given, where nothing would come of it."""
+    if given := next((name for name, value in options.items() if value), None):
+        raise RequestError(f"{given}: {reason}")
+
+
 def one_of(option: str, value: str, known: Sequence[str]) -> None:
     """Raises: RequestError where a value is none of those known."""
     if value not in known:

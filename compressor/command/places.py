@@ -10,6 +10,8 @@ from compressor.command import ending
 from compressor.command.arguments import INTERRUPTED
 from compressor.errors import DONE, RequestError
 
+DONE_BEFORE = "the same command finds what is done already"
+
 
 def each(inputs: Sequence[Path], output: Path, work: Callable[[Path, Path], None]) -> int:
     """Work on one input; on several each by itself, into a folder of its name. Returns: the gravest of their codes."""
@@ -24,7 +26,7 @@ def each(inputs: Sequence[Path], output: Path, work: Callable[[Path, Path], None
         places[place] = path
     codes = []
     for place, path in places.items():
-        codes.append(ending.guarded(functools.partial(work, path, place)))
+        codes.append(ending.guarded(functools.partial(work, path, place), kept=DONE_BEFORE))
         if codes[-1] == INTERRUPTED:
             break
     return max(codes)

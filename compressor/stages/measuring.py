@@ -106,7 +106,7 @@ def _graph(
     theirs = Subject(reference.model, is_reference=True, backend=backend)
     windows = _heldout_windows(candidate, reference, recipe, theirs.decoder)
     found, overviews = structure.measure(ours, theirs), []
-    if not found[0].value:
+    if all(one.passed for one in found):
         folder = _with_tokenizer(candidate, reference)
         found += _answers(ours, theirs, recipe, windows, folder)
         allowed = budget.limits(limits.perplexity, recipe.quantize.budget)
