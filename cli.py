@@ -453,7 +453,6 @@ def recipes(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with the code its outcome has."""
-
     words = sys.argv[1:] if arguments is None else arguments
 
     def command() -> object:
@@ -462,11 +461,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ranked = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"  # torchrun's, of several processes
     if arguments is None and not ranked:
         ending.unwind_when_terminated()
-    code = (
-        ending.among_ranks(command)
-        if ranked
-        else ending.guarded(command, ending.KEPT.get(words[0] if words else "", ""))
-    )
+    kept = ending.KEPT.get(words[0], "") if words else ""
+    code = ending.among_ranks(command) if ranked else ending.guarded(command, kept)
     if arguments is None and not ranked:
         ending.leave(code)
     sys.exit(code)

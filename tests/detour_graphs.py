@@ -11,8 +11,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from tests.graphs import build, normal
-from tests.transformer_graphs import inferred
+from tests.graphs import build, inferred, normal
 
 
 def pieces(

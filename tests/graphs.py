@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 
 def build(text: str, opset: int = 17, ir_version: int = 10, **weights: np.ndarray) -> ir.Model:
@@ -25,6 +26,12 @@ def build(text: str, opset: int = 17, ir_version: int = 10, **weights: np.ndarra
     tensors = [ir.tensor(np.asarray(array), name=name) for name, array in weights.items()]
     proto.graph.initializer.extend(ir.to_proto(tensor) for tensor in tensors)
     return ir.from_proto(proto)
+
+
+def inferred(text: str, opset: int, **weights: np.ndarray) -> ir.Model:
+    """`build`, with the shapes that follow, as an exporter states them."""
+    model: ir.Model = ShapeInferencePass()(build(text, opset, **weights)).model
+    return model
 
 
 def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 
 from passes.attention_bias_fusion import AttentionBiasFusion
 from tests import laws
-from tests.transformer_graphs import GRAPHS
+from tests.attention_graphs import GRAPHS
 
 
 @pytest.mark.parametrize("name", ["biased_attention", "biased_attention_without_key"])

@@ -9,7 +9,7 @@ import pytest
 
 from passes.attention_fusion import AttentionFusion
 from tests import laws
-from tests.transformer_graphs import GRAPHS, attention, cached_attention
+from tests.attention_graphs import GRAPHS, attention, cached_attention
 
 WRITTEN_OUT = {"Transpose", "Reshape", "Softmax", "MatMul"}
 

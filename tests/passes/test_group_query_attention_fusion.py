@@ -5,7 +5,7 @@ import pytest
 
 from passes.group_query_attention_fusion import GroupQueryAttentionFusion
 from tests import laws
-from tests.transformer_graphs import GRAPHS, cached_attention
+from tests.attention_graphs import GRAPHS, cached_attention
 
 
 def fused(model: ir.Model) -> ir.Node:

@@ -5,7 +5,7 @@ import pytest
 
 from passes.multi_head_attention_fusion import MultiHeadAttentionFusion
 from tests import laws
-from tests.transformer_graphs import GRAPHS
+from tests.attention_graphs import GRAPHS
 
 
 @pytest.mark.parametrize(

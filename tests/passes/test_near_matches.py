@@ -23,7 +23,9 @@ from passes.rms_normalization_fusion import RmsNormalizationFusion
 from passes.rotary_embedding_fusion import RotaryEmbeddingFusion
 from passes.skip_normalization_fusion import SkipNormalizationFusion
 from tests import graphs, laws
-from tests.transformer_graphs import GRAPHS, cached_attention, inferred, layer_norm, rms_norm
+from tests.attention_graphs import cached_attention
+from tests.graphs import inferred
+from tests.transformer_graphs import GRAPHS, layer_norm, rms_norm
 
 Build = Callable[[], ir.Model]
 
