@@ -29,9 +29,9 @@ def replace(model: ir.Model, linear: Linear, tensor: QTensor) -> int:
     arrays = dequantized.constants(tensor)
     arrays["scales"] = arrays["scales"].astype(linear.dtype, copy=False)  # it decides the type of the product
     inputs = [products.initializer(model, f"{linear.name}.{part}", array) for part, array in arrays.items()]
-    weight = ir.node("DequantizeLinear", inputs, dequantized.attributes(tensor), name=f"{linear.name}.dequantized")
-    model.graph.insert_before(linear.node, weight)
-    for one in linear.everywhere:
+    for at, one in enumerate(linear.everywhere):  # ONNX Runtime fuses a DequantizeLinear that one product reads
+        name = f"{linear.name}.dequantized" + (f".{at}" if at else "")
+        weight = ir.node("DequantizeLinear", inputs, dequantized.attributes(tensor), name=name)
         product = ir.node("MatMul", [products.input_of(one), weight.outputs[0]], name=one.node.name)
-        products.replace(model, one, [product])
+        products.replace(model, one, [weight, product])
     return sum(one.const_value.nbytes for one in inputs if one.const_value is not None)

@@ -20,6 +20,7 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # of weights that are quantiz
 STACK = 3  # axes: [matrices, in, out]
 SCORE_SWEEPS = ("Softmax", "Sigmoid", "Add", "Cast", "Reshape")  # between a router's product and its choice
 MULTIPLYING = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN")
+KERNELS_STAY = "a convolution, which this method, package or target leaves float"
 IN_A_BRANCH = "inside an If, a Loop or a Scan"
 TURNING = ("Transpose", "Identity", "Cast")  # of a constant on its way to a product
 
@@ -47,8 +48,13 @@ class Linear:
 
     @property
     def inputs(self) -> tuple[ir.Value, ...]:
-        """All that the weight is multiplied by."""
-        return tuple(one.x for one in self.everywhere)
+        """All data that the weight is multiplied by."""
+        return tuple(one.x for one in self.everywhere if one.is_fed)
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether x depends on the data; a constant, such as a table of relative positions, tells nothing of it."""
+        return self.x.const_value is None
 
     @property
     def holder(self) -> tuple[ir.Node, int]:
@@ -117,13 +123,14 @@ def find_linears(
     for node in model.graph.all_nodes():
         inside = node.graph is not model.graph
         linear = None if inside else as_linear(node) or (_as_convolution(node) if convolutions else None)
-        if linear is None:
-            for weight in _factors(node):
-                refused.setdefault(str(weight.name), IN_A_BRANCH if inside else _unlike(node, weight))
-        else:
+        for weight in _factors(node):
+            if linear is None or weight is not linear.weight:
+                refused.setdefault(str(weight.name), IN_A_BRANCH if inside else _unlike(node, weight, convolutions))
+        if linear is not None:
             products.setdefault(linear.weight, []).append(linear)
     found = []
-    for first, *others in products.values():
+    for of_weight in products.values():
+        first, *others = sorted(of_weight, key=lambda one: not one.is_fed)
         linear = replace(first, others=tuple(others))
         if reason := _refusal(linear, exclude):
             refused[linear.name] = reason
@@ -156,7 +163,7 @@ def as_linear(node: ir.Node) -> Linear | None:
     constant = weight.const_value
     if constant is None or weight.is_graph_input() or constant.dtype not in FLOATS or len(constant.shape) != 2:
         return None
-    if x.const_value is not None or (node.op_type == "Gemm" and not _plain_gemm(node, bias)):
+    if node.op_type == "Gemm" and not _plain_gemm(node, bias):
         return None
     return Linear(str(weight.name), node, x, weight, bias, transposed)
 
@@ -207,6 +214,8 @@ def _plain_gemm(node: ir.Node, bias: ir.Value | None) -> bool:
 
 def _refusal(linear: Linear, exclude: Sequence[str]) -> str:
     """Why a linear keeps its weight; empty when it does not."""
+    if not linear.is_fed:
+        return "multiplied by constants alone"
     if named := next((one for one in exclude if one in linear.name), None):
         return f"excluded by '{named}'"
     if reason := next(filter(None, map(_unfit, linear.everywhere)), ""):
@@ -256,13 +265,13 @@ def _is_matrix(value: ir.Value) -> bool:
     return constant.dtype.is_floating_point() and sum(size > 1 for size in constant.shape.numpy()) > 1
 
 
-def _unlike(node: ir.Node, weight: ir.Value) -> str:
+def _unlike(node: ir.Node, weight: ir.Value, convolutions: bool) -> str:
     """Why a node that multiplies by a constant is no linear, or no convolution that is rounded."""
     assert weight.const_value is not None  # held by _factors
     if stacked_weight(node):
         return "a stack of matrices that was not taken apart"
     if node.op_type == "Conv":
-        return "a convolution that this method, package or target does not round, or not in this form"
+        return f"a convolution{_unlike_pictures(node, weight)}" if convolutions else KERNELS_STAY
     if weight.const_value.dtype not in FLOATS:
         return f"of type {weight.const_value.dtype.name.lower()}"
     left = node.inputs[0]
@@ -271,6 +280,17 @@ def _unlike(node: ir.Node, weight: ir.Value) -> str:
     if node.op_type == "Gemm":
         return "a Gemm with transA, alpha, beta or another summand than a bias"
     return f"of {node.op_type}, in a form that is not rounded"
+
+
+def _unlike_pictures(node: ir.Node, weight: ir.Value) -> str:
+    """How a convolution differs from those whose kernels are rounded."""
+    assert weight.const_value is not None  # held by _factors
+    if weight.const_value.dtype != ir.DataType.FLOAT:
+        return f" of type {weight.const_value.dtype.name.lower()}"
+    if (axes := len(weight.const_value.shape) - 2) != 2:
+        return f" of {axes}-dimensional data, no pictures"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return " with a computed bias" if bias is not None and bias.const_value is None else " in another form"
 
 
 def _chooses(scores: ir.Value) -> bool:

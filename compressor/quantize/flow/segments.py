@@ -47,7 +47,8 @@ def segments(model: ir.Model, linears: Sequence[Linear]) -> list[Segment]:
     value_types.state(model)  # a segment's inputs need theirs
     groups: dict[tuple[ir.Value, Window | None], list[Linear]] = {}
     for linear in in_order(model, linears):
-        groups.setdefault((linear.x, linear.window), []).append(linear)
+        if linear.is_fed:
+            groups.setdefault((linear.x, linear.window), []).append(linear)
     plan = _Plan(model, [x for x, _ in groups], [tuple(group) for group in groups.values()])
     return [plan.segment(index) for index in range(len(groups))]
 

@@ -29,7 +29,7 @@ def joined(
     track: Track,
 ) -> Mapping[Inputs, Tensor]:
     """The statistic of each such weight, by its inputs; `measure` runs a segment of the flow and knows its x alone."""
-    several = [linear for linear in linears if linear.others]
+    several = [linear for linear in linears if len(linear.inputs) > 1]
     found: dict[Inputs, Tensor] = {}
     for segment in track(segments(model, several), "shared weights") if several else ():
         one = measure(segment)

@@ -66,8 +66,10 @@ def quantize(
     value_types.infer(model)
     chosen = plan(model, options, target, exclude)
     if not chosen.nodes:
-        why = "; ".join(f"{name}: {reason}" for name, reason in chosen.left_alone.items())
-        raise RequestError(f"no operator to quantize; {why or 'none of ' + ', '.join(_operators(options, target))}")
+        why = [f"{name}: {reason}" for name, reason in chosen.left_alone.items()]
+        why = why or [f"none of {', '.join(_operators(options, target))}"]
+        more = f", and {len(why) - 1} more" if len(why) > 1 else ""
+        raise RequestError(f"no operator to quantize; {why[0]}{more}")
     names = sorted({str(value.name) for value in chosen.ranged_by.values()})
     ranges = observe(model, names, batches, options.ranges, options.percentile)
     form = Form.of(options, target, model.opset_imports[""])
@@ -145,8 +147,11 @@ def _refusal(node: ir.Node, exclude: Sequence[str], integer: Collection[ir.Value
         return f"excluded by '{named}'"
     data = pairs.data_inputs(node)
     constants = [pairs.constant(value) is not None for value in data]
-    if not data or all(constants) or not all(_is_float(value) for value in data):
-        return "reads no float32 activation"
+    if not data or all(constants):
+        return "reads constants alone"
+    if other := next((value for value in data if not _is_float(value)), None):
+        kind = "of unknown type" if other.dtype is None else other.dtype.name.lower()
+        return f"reads '{other.name}', which is {kind}; pairs are put around float32 alone"
     if node.op_type in PRODUCTS:
         return "" if any(constants) or (attention and node.op_type == "MatMul") else "a product of two activations"
     return "" if not any(constants) and any(value in integer for value in data) else "reads nothing quantized"

@@ -81,15 +81,20 @@ def test_two_windows_of_one_input_have_a_moment_each() -> None:
     [
         ("Conv<group = 2>(x, half)", "a convolution in groups, each with inputs of its own"),
         ('Conv<auto_pad = "SAME_UPPER">(x, whole)', "a convolution whose padding is not stated"),
+        ("Conv(x, whole, computed)", "a convolution with a computed bias"),
+        ("Conv(line, sound)", "a convolution of 1-dimensional data, no pictures"),
+        ("Conv(fine, double)", "a convolution of type double"),
     ],
 )
 def test_a_convolution_is_left_alone_for_a_reason(conv: str, refused: str) -> None:
-    text = f"(float[N,8,9,11] x) => (float[N,M,H,W] y) {{ y = {conv} }}"
-    weights = {"half": graphs.normal(4, 4, 3, 3), "whole": graphs.normal(4, 8, 3, 3)}
-    linears, reasons = find_linears(graphs.build(text, opset=21, **weights), convolutions=True)
+    inputs = "float[N,8,9,11] x, float[N,8,9] line, double[N,8,9,11] fine, float[4] computed"
+    weights = {"half": graphs.normal(4, 4, 3, 3), "whole": graphs.normal(4, 8, 3, 3), "sound": graphs.normal(4, 8, 3)}
+    weights["double"] = graphs.normal(4, 8, 3, 3, dtype=float)
+    model = graphs.build(f"({inputs}) => (float[N,M,H,W] y) {{ y = {conv} }}", opset=21, **weights)
+    linears, reasons = find_linears(model, convolutions=True)
     assert (linears, list(reasons.values())) == ([], [refused])
-    (reason,) = find_linears(graphs.build(text, opset=21, **weights))[1].values()
-    assert reason == "a convolution that this method, package or target does not round, or not in this form"
+    (reason,) = find_linears(model)[1].values()
+    assert reason == "a convolution, which this method, package or target leaves float"
 
 
 def test_gptq_sees_every_window_and_beats_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

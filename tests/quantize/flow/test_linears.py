@@ -64,6 +64,7 @@ GEMM = "a Gemm with transA, alpha, beta or another summand than a bias"
         ("i = Identity(w)  y = MatMul(x, i)", {"w": "of MatMul, in a form that is not rounded"}),
         ("t = Transpose<perm = [0, 1]>(w)  y = MatMul(x, t)", {"w": "of MatMul, in a form that is not rounded"}),
         ("h = Cast<to = 11>(x)  d = MatMul(h, double)  y = Cast<to = 1>(d)", {"double": "of type double"}),
+        ("y = MatMul(head, w)", {"head": "the left factor of a product", "w": "multiplied by constants alone"}),
         ("y = MatMul(x, default)", {}),  # the caller may pass another
         ("y = MatMul(x, x)", {}),
         ("y = Gemm<transA = 1>(x, w)", {"w": GEMM}),
@@ -77,7 +78,7 @@ GEMM = "a Gemm with transA, alpha, beta or another summand than a bias"
 )
 def test_other_products_are_none_for_a_reason(nodes: str, refused: Mapping[str, str]) -> None:
     text = f"(float[8,8] x, float[8,8] default) => (float[8,8] y) {{ {nodes} }}"
-    weights = {"w": graphs.normal(8, 8), "double": graphs.normal(8, 8, dtype=float)}
+    weights = {"w": graphs.normal(8, 8), "double": graphs.normal(8, 8, dtype=float), "head": graphs.normal(8, 8)}
     model = build(text, **weights, b=graphs.normal(8), default=graphs.normal(8, 8))
     assert find_linears(model) == ([], refused)
 

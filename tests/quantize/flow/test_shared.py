@@ -181,6 +181,30 @@ def test_integer_products_of_it_share_codes_whatever_their_order(outliers: Any) 
     assert np.abs(laws.run(made, feeds)["y"] - exact).max() < 0.02 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_product_with_a_constant_tells_nothing_and_reads_the_codes(form: str, tmp_path: Path) -> None:
+    """Relative positions of DeBERTa: a table goes through the very weights that the tokens do, ahead of them."""
+    text = """(float[N,64] x) => (float[N,9] y) {
+        p = MatMul(table, w)  q = MatMul(x, w)  t = Transpose(p)  y = MatMul(q, t)
+    }"""
+    weights = {"w": WEIGHTS["w"], "table": graphs.normal(9, 64)}
+    made, plain = (graphs.build(text, opset=21, **weights) for _ in range(2))
+    ((linear,), refused) = find_linears(made)
+    assert refused == {"table": "the left factor of a product"}
+    assert [one.y.name for one in linear.everywhere] == ["q", "p"]
+    solve.with_data(made, [linear], Gptq(GRID, 16), batches(), folder=tmp_path, track=identity)
+    X = torch.cat([torch.from_numpy(batch["x"]) for batch in batches()])
+    expected = Gptq(GRID, 16).solve(linear.read(), X.T @ X)
+    assert float((store.Reader(tmp_path).read("w").q == expected.q).float().mean()) > 0.995
+    pack, solver = FORMATS[form]
+    tensor = solver.solve(linear.read())
+    plain.graph.initializers["w"].const_value = ir.tensor(tensor.dequantize().contiguous().numpy())
+    pack(made, [linear], {"w": tensor}.__getitem__)
+    assert "w" not in made.graph.initializers
+    feeds = batches()[0]
+    np.testing.assert_allclose(laws.run(made, feeds)["y"], laws.run(plain, feeds)["y"], rtol=1e-3, atol=1e-2)
+
+
 def test_convolutions_share_a_kernel() -> None:
     text = """(float[N,8,9,9] x) => (float[N,8,9,9] y) {
         h = Conv<pads = [1, 1, 1, 1]>(x, w)  r = Relu(h)  y = Conv<pads = [1, 1, 1, 1]>(r, w, b)

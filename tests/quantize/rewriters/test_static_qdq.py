@@ -201,13 +201,17 @@ def test_arithmetic_outside_the_integer_kernels_stays_float() -> None:
         ("(float[N,6] x) => (float[N,6] y) { y = Relu(x) }", "no operator to quantize; none of Conv, Gemm, MatMul"),
         (
             "(double[N,6] x) => (double[N,6] y) { y = MatMul(x, d) }",
-            "no operator to quantize; d: reads no float32 activation",
+            "no operator to quantize; d: reads 'x', which is double; pairs are put around float32 alone$",
+        ),
+        (
+            "(float[N,6] x) => (float[6,6] y) { h = MatMul(w, w) y = MatMul(h, h) }",
+            "no operator to quantize; w: reads constants alone, and 1 more$",
         ),
     ],
 )
 def test_a_graph_without_products_is_refused(text: str, line: str) -> None:
     with pytest.raises(RequestError, match=line):
-        quantized(graphs.build(text, opset=21, d=graphs.normal(6, 6, dtype=np.float64)))
+        quantized(graphs.build(text, opset=21, d=graphs.normal(6, 6, dtype=np.float64), w=graphs.normal(6, 6)))
 
 
 def test_an_old_opset_gets_one_scale_a_weight_or_nothing() -> None:
