@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from blake3 import blake3
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WINDOW = 1 << 26  # bytes of a file that are mapped at a time; fingerprints, and so the keys of stages, depend on it
+WINDOW = 1 << 26  # bytes of a file that are mapped at a time
 FILES_AT_ONCE = 4  # hashed and flushed: two cores hash while two files are on their way to the disk
 # Bytes that are written at a time. Linux gives a write of 2 MB a page of 2 MB, and has to look for it: 360 MB take 1 s
 # so, and 0.08 s by pieces (ext4, 6.18, a virtual machine).
@@ -25,32 +27,19 @@ SYNC_FILE_RANGE_WRITE = 2  # of Linux: begin, and do not wait
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file: mapped, for that spares a copy, and seldom asking for Python's lock."""
     found = hashlib.sha256()
-    for start in range(0, path.stat().st_size, WINDOW):
-        _add(found, path, start)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for start in range(0, size, WINDOW):
+            with mmap.mmap(file.fileno(), min(WINDOW, size - start), access=mmap.ACCESS_READ, offset=start) as window:
+                found.update(window)
     return found.hexdigest()
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of the SHA-256s of a file's windows: for those who need to know a file again, found by all cores."""
-
-    def of_window(start: int) -> bytes:
-        found = hashlib.sha256()
-        _add(found, path, start)
-        return found.digest()
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        windows = list(pool.map(of_window, range(0, path.stat().st_size, WINDOW)))
-    return hashlib.sha256(b"".join(windows)).hexdigest()
-
-
-def _add(found: hashlib._Hash, path: Path, start: int) -> None:
-    """Hash a window of a file: mapped, for that spares a copy, and seldom asking for Python's lock."""
-    with path.open("rb") as file:
-        nbytes = min(WINDOW, os.fstat(file.fileno()).st_size - start)
-        with mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ, offset=start) as window:
-            found.update(window)
+    """BLAKE3 of a file, by all cores: to know it again, in a third of the time that others' SHA-256 would take."""
+    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
 def flushed(paths: Iterable[Path]) -> dict[Path, str]:
