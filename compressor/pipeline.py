@@ -144,10 +144,12 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
 
 
 def get_ready(nbytes: int) -> None:
-    """Compile the C kernels that `quantize` rounds with, while the bytes of its graph are still being hashed."""
-    from compressor.stages import quantizing
+    """What `quantize` waits for otherwise, while the bytes of its graph are being hashed: its imports, compiled C."""
+    from compressor.quantize.machine import compiled
 
-    quantizing.get_ready(nbytes)
+    if nbytes >= 4 * compiled.WORTH_ROUNDED:  # bytes of a float32
+        compiled.begin()
+    from compressor.stages import quantizing  # noqa: F401  brings torch
 
 
 def package(optimized: Artifact, quantized: Artifact, recipe: Recipe, shelf: Shelf) -> Artifact:

@@ -40,7 +40,7 @@ DEFERRED = frozenset(
         "numpy._core._add_newdocs",  # writes the docstrings of what is written in C
         "numpy._core._add_newdocs_scalars",
         # torch's own: a quarter of what `import torch` takes, and 17 MB
-        "torch._meta_registrations",  # operators on tensors without data, written in Python
+        "torch._meta_registrations",  # operators on tensors without data, written in Python; brings torch.Generator
         "torch.distributions",
         "torch.quantization",
         "torch.utils.data",

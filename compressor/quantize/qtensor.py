@@ -155,7 +155,8 @@ Spans = Iterator[tuple[Tensor, Tensor]]
 
 
 def _absmax(weight: Tensor, bits: int, factors: Sequence[float]) -> Spans:
-    yield from _up_to(torch.maximum(weight.amax(ROWS, keepdim=True), -weight.amin(ROWS, keepdim=True)), bits, factors)
+    low, high = _extremes(weight)
+    yield from _up_to(torch.maximum(high, -low), bits, factors)
 
 
 def _up_to(largest: Tensor, bits: int, factors: Sequence[float]) -> Spans:
@@ -166,14 +167,15 @@ def _up_to(largest: Tensor, bits: int, factors: Sequence[float]) -> Spans:
 
 
 def _zero_point(weight: Tensor, bits: int, factors: Sequence[float]) -> Spans:
-    low, high = weight.amin(ROWS, keepdim=True).clamp_max(0), weight.amax(ROWS, keepdim=True).clamp_min(0)
+    low, high = _extremes(weight)
+    low, high = low.clamp_max(0), high.clamp_min(0)
     for factor in factors:
         scale = _positive((high - low) * (factor / (2**bits - 1)))
         yield scale, (-low * factor / scale).round_().clamp_(0, 2**bits - 1)
 
 
 def _symmetric(weight: Tensor, bits: int, factors: Sequence[float]) -> Spans:
-    low, high = weight.amin(ROWS, keepdim=True), weight.amax(ROWS, keepdim=True)
+    low, high = _extremes(weight)
     longest, half = torch.where(high > -low, high, low), 2 ** (bits - 1)
     for factor, (scale, zero) in zip(factors, _up_to(longest.abs(), bits, factors), strict=True):
         yield scale, zero
@@ -185,6 +187,11 @@ def _symmetric(weight: Tensor, bits: int, factors: Sequence[float]) -> Spans:
     if weight.shape[ROWS] >= ONE_SIGN_ROWS and bool(one_sign.any()):
         for scale, zero in _zero_point(weight, bits, factors):
             yield torch.where(one_sign, scale, whole), torch.where(one_sign, zero, middle)
+
+
+def _extremes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest weight of each column, [..., 1, columns]."""
+    return fused.extremes(weight) or (weight.amin(ROWS, keepdim=True), weight.amax(ROWS, keepdim=True))
 
 
 def _positive(scale: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from compressor.quantize.flow.flow import Flow, product_dtype
 from compressor.quantize.flow.linears import Linear
 from compressor.quantize.flow.segments import Segment, segments
 from compressor.quantize.gptq import Factorised, Gptq, NotPositiveDefiniteError, damped
-from compressor.quantize.machine import fused, ranks
+from compressor.quantize.machine import compiled, fused, ranks
 from compressor.quantize.machine.threads import a_weight_each, at_once
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
@@ -31,8 +31,6 @@ from compressor.quantize.statistics import column_step, energy, proportion
 S = TypeVar("S", Gptq, RoundToNearest)
 # Rounding and solver meet where inputs are white; below this share the difference is arithmetic, not loss.
 WORSE_BY = 1.001
-# Weights from which on the compiler's half a second is won back.
-WORTH_SOLVED, WORTH_ROUNDED = 1 << 23, 1 << 27
 
 
 def with_data(
@@ -52,7 +50,7 @@ def with_data(
     are solved toward the float model's outputs (`target.py`), for which the data flows through the float weights too.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _compile(linears, WORTH_SOLVED)
+    _compile(linears, compiled.WORTH_SOLVED)
     ahead, flow, floats = (Flow(batches, dtype=product_dtype(device), device=device) for _ in range(3))
     exact = floats if correction else None
     several = shared.joined(model, linears, ahead, lambda one: moments.gather(ahead, one, device), torch.add, track)
@@ -108,7 +106,7 @@ def without_data(
         error = proportion(float((some.dequantize() - W).square().sum()), float(W.square().sum()))
         return _row(linear, tensor) | {"weight_error": error, "flags": _flags(tensor, worse=False)}
 
-    _compile(linears, WORTH_ROUNDED)
+    _compile(linears, compiled.WORTH_ROUNDED)
     with a_weight_each() as pool:
         work = [pool.submit(rounded, linear) for linear in linears]
         return [one.result() for one in track(work, method)]

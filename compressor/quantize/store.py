@@ -1,4 +1,7 @@
-"""QTensors on disk: one safetensors file for each weight, so that neither writing nor reading holds more than one."""
+"""QTensors on disk: one safetensors file for each weight, so that neither writing nor reading holds more than one.
+
+Codes lie in cells of 2, 4 or 8 bits (`cells.py`), the fewest that hold them.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from compressor import disk
+from compressor.quantize import cells
 from compressor.quantize.codebook import CodebookTensor
 from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
 
 FOLDER = "qtensors"
+CELL_BITS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,9 @@ class Reader:
 
     def _parts(self, name: str) -> tuple[dict[str, Any], Tensor, Tensor]:
         with safe_open(self.directory / file_of(name), framework="pt") as file:
-            return json.loads(file.metadata()["qtensor"]), file.get_tensor("q"), file.get_tensor("scale")
+            facts = json.loads(file.metadata()["qtensor"])
+            codes = cells.unpack(file.get_tensor("q").numpy(), facts["cell_bits"], facts["rows"])
+            return facts, torch.from_numpy(codes), file.get_tensor("scale")
 
     def _open(self, name: str, part: str) -> Tensor:
         with safe_open(self.directory / file_of(name), framework="pt") as file:
@@ -53,12 +61,15 @@ def write(folder: Path, name: str, tensor: QTensor | CodebookTensor) -> None:
         return
     path = folder / file_of(name)
     path.parent.mkdir(exist_ok=True)
-    parts: dict[str, Tensor] = {"q": tensor.q, "scale": tensor.scale}
+    cell_bits = next(bits for bits in CELL_BITS if bits >= tensor.bits)
+    codes = torch.from_numpy(cells.pack(tensor.q.cpu().numpy(), cell_bits))
+    parts = {"q": codes, "scale": tensor.scale}
+    facts: dict[str, Any] = {"weight": name, "rows": len(tensor.q), "cell_bits": cell_bits}
     if isinstance(tensor, QTensor):
         parts["zero"] = tensor.zero
-        facts: dict[str, Any] = {"bits": tensor.bits, "group_size": tensor.group_size, "weight": name}
+        facts |= {"bits": tensor.bits, "group_size": tensor.group_size}
     else:
-        facts = {"book": tensor.book, "block_size": tensor.block_size, "weight": name}
+        facts |= {"book": tensor.book, "block_size": tensor.block_size}
     content = save({key: part.cpu().contiguous() for key, part in parts.items()}, {"qtensor": json.dumps(facts)})
     with path.open("wb") as file:  # not by save_file, which writes a tensor in one piece
         disk.write(file, np.frombuffer(content, np.uint8))

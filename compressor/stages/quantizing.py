@@ -7,16 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from compressor import catalog
 from compressor.artifact import MODEL, Artifact
 from compressor.data import samples
 from compressor.errors import RequestError
 from compressor.graph.session import load_model, save_model
 from compressor.progress import Track
-from compressor.quantize import embeddings, solve
-from compressor.quantize.machine import fused, ranks
+from compressor.quantize import embeddings
+from compressor.quantize.machine import ranks
 from compressor.quantize.rewriters.rewritten import refuse_quantized
 from compressor.recipe.recipe import Recipe
 from compressor.stages import methods, preparing
@@ -40,12 +38,6 @@ def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) ->
         _refuse_without_tables(optimized)
     works = {view.part: _quantize_graph(view, recipe, folder / view.part, track) for view in optimized.views}
     return works[""] if "" in works else _together(works)
-
-
-def get_ready(nbytes: int) -> None:
-    """Compile what every method is faster with, where so many bytes of a graph, if float32, are weights enough."""
-    if nbytes >= torch.float32.itemsize * solve.WORTH_ROUNDED:
-        fused.prepare()
 
 
 def named(by_layer: Mapping[str, T], part: str) -> dict[str, T]:

@@ -48,8 +48,8 @@ print(dimension, "sympy.core" in sys.modules)
 put_off = ["torch._meta_registrations", "torch.distributions", "torch.quantization", "torch.utils.data"]
 print({type(sys.modules[name]).__name__ for name in put_off}, "torch._decomp" in sys.modules)
 print(float((torch.ones(2, 3) @ torch.ones(3, 2)).sum()), torch.empty(2, 3, device="meta").sort().values.shape)
-import compressor.quantize
-print(torch.randperm(3, generator=torch.Generator().manual_seed(0)).sum().item(), "torch._decomp" in sys.modules)
+import compressor.stages.quantizing
+print("torch._decomp" in sys.modules)
 from torch.utils.data import dataloader
 from torch.utils.data import Dataset
 print(dataloader.Dataset is Dataset, float(torch.distributions.Normal(1.0, 2.0).variance))
@@ -75,7 +75,7 @@ def test_sympy_waits_for_torch_too_until_a_dimension_is_computed_with() -> None:
 
 def test_torch_computes_without_what_it_puts_off_and_finds_it_when_asked() -> None:
     run = subprocess.run([sys.executable, "-c", WITH_TORCH], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.splitlines()[2:] == ["{'Deferred'} False", "12.0 torch.Size([2, 3])", "3 False", "True 4.0"]
+    assert run.stdout.splitlines()[2:] == ["{'Deferred'} False", "12.0 torch.Size([2, 3])", "False", "True 4.0"]
 
 
 def test_annotations_are_answered_without_the_module_and_all_else_by_it() -> None:

@@ -14,6 +14,21 @@ static inline float code(float weight, float scale, float zero, float top) {
     return nearest > top ? top : nearest;
 }
 
+/* The least and the largest weight of each column of each group of rows; none is a number where one is not. */
+void extremes(const float *weight, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride, float *low,
+              float *high) {
+    for (ptrdiff_t at = 0; at < groups * columns; at += LANES) {
+        const float *tile = weight + at / columns * rows * stride + at % columns;
+        for (int lane = 0; lane < LANES; lane++) low[at + lane] = high[at + lane] = tile[lane];
+        for (ptrdiff_t row = 1; row < rows; row++)
+            for (int lane = 0; lane < LANES; lane++) {
+                float given = tile[row * stride + lane];
+                low[at + lane] = given < low[at + lane] || given != given ? given : low[at + lane];
+                high[at + lane] = given > high[at + lane] || given != given ? given : high[at + lane];
+            }
+    }
+}
+
 /* Of several grids, a scale and a zero point for each column of each group of rows, the one with the least sum over rows
    of (decoded - weight)^2, and that sum; the earlier one where two are alike. */
 void closest(const float *weight, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride,

@@ -1,6 +1,7 @@
 """One sweep over a tile of weights where torch makes eight: C, compiled for this processor where there is a compiler.
 
-    prepare()                                     compiles, once; until then, and where that fails, all below say no
+    prepare()                                     until then, and where nothing compiles, all below say no
+    extremes(tile)                                the least and the largest weight of each column
     closest(tile, grids, levels)                  of the grids that Grid.fit tries, the one with the least error
     encode(tile, scale, zero, levels, codes)      the codes of the grid that it chose
     round_rows(target, shifted, pull, ...)        the column loop of GPTQ, a stripe at a time
@@ -14,27 +15,21 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from ctypes import c_float, c_int, c_ssize_t, c_void_p
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_suffix(".c")
-COMPILERS = ("cc", "gcc", "clang")
-# No contraction: torch rounds a product before it adds. No errno or trap, which stand in the way of vectors.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-LIMIT_SECONDS = 30
+from compressor.quantize.machine import compiled
+
 LANES = 64  # columns that C goes over at a time; the last few of other numbers torch adds up in another order
 LEVELS, LEAST_POWER = 4, 4  # torch sums 16 rows, then 16 such sums and so on, four levels deep
 
 _TILE = (c_void_p, c_ssize_t, c_ssize_t, c_ssize_t, c_ssize_t, c_void_p, c_void_p)
 _SIGNATURES = {
+    "extremes": (c_void_p, c_ssize_t, c_ssize_t, c_ssize_t, c_ssize_t, c_void_p, c_void_p),
     "closest": (*_TILE, c_ssize_t, c_float, c_int, c_void_p, c_void_p, c_void_p),
     "encode": (*_TILE, c_float, c_void_p, c_ssize_t),
     "round_rows": (
@@ -47,18 +42,10 @@ _loaded: list[ctypes.CDLL] = []
 
 @functools.cache
 def prepare() -> None:
-    """Compile, where there is something to compile with: about half a second."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
+    """Have the functions of C from now on, where they compile and agree with torch."""
+    library = compiled.library()
+    if library is None:
         return
-    with tempfile.TemporaryDirectory(prefix="compress-") as folder:
-        try:
-            path = Path(folder) / "fused.so"
-            command = [compiler, *FLAGS, "-o", str(path), str(SOURCE), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=LIMIT_SECONDS)
-            library = ctypes.CDLL(str(path))
-        except (OSError, subprocess.SubprocessError):  # a compiler without headers, or one that knows other flags
-            return
     for name, types in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, None
@@ -74,7 +61,7 @@ def is_there() -> bool:
 
 def _agrees() -> bool:
     """Whether C and torch give the same bits: a build of torch for another processor may multiply and add otherwise."""
-    weight = torch.randn(40, LANES, generator=torch.Generator().manual_seed(0))
+    weight = torch.arange(40.0 * LANES).sin().view(40, LANES)
     scale, zero, levels = weight.abs().amax(0, keepdim=True) / 8, torch.full((1, LANES), 8.0), 15
     nearest = torch.addcdiv(zero, weight, scale).round_().clamp_(0, levels)
     codes, rounded, errors = torch.empty_like(weight, dtype=torch.uint8), torch.empty_like(weight), weight.clone()
@@ -89,6 +76,15 @@ def _agrees() -> bool:
         torch.addcmul(weight[:1], nearest[:1], scale, value=-1),
     )
     return all(one is not None and torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def extremes(weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The least and the largest weight of each column, [..., 1, columns]; None where torch has to look for them."""
+    low, high = (torch.empty_like(weight[..., :1, :]) for _ in range(2))
+    if not _fits(weight, low):
+        return None
+    _loaded[0].extremes(*_tile(weight, low, high))
+    return low, high
 
 
 class Closest(NamedTuple):

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from compressor.quantize.gptq import Gptq
-from compressor.quantize.machine import fused
+from compressor.quantize.machine import compiled, fused
 from compressor.quantize.machine.fused import LANES
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid
 from compressor.quantize.rtn import RoundToNearest
 
 
 @pytest.fixture
-def compiled() -> Iterator[None]:
+def in_c(monkeypatch: pytest.MonkeyPatch) -> None:
     """C while a test runs: whether another one has asked for it or not."""
-    held = list(fused._loaded)
-    fused.prepare.cache_clear()
-    fused.prepare()
-    if not fused._loaded:
+    load(monkeypatch)
+    if not fused.is_there():
         pytest.skip("no C compiler here, or one whose bits are not torch's")
-    yield
-    fused._loaded[:] = held
+
+
+def load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_loaded", [])
+    fused.prepare.__wrapped__()
 
 
 def weight(rows: int, columns: int) -> torch.Tensor:
@@ -45,7 +44,7 @@ def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
     ("rows", "group"), [(1, 1), (7, 7), (172, 32), (300, 128), (5000, PER_CHANNEL), (90, PER_TENSOR)]
 )
 def test_rounding_has_the_bits_of_torch(
-    rows: int, group: int, bits: int, scheme: str, compiled: None, monkeypatch: pytest.MonkeyPatch
+    rows: int, group: int, bits: int, scheme: str, in_c: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solver = RoundToNearest(Grid(bits, scheme, scale_search=True), group)
     W = weight(rows, 2 * LANES)
@@ -55,11 +54,22 @@ def test_rounding_has_the_bits_of_torch(
     assert all(torch.equal(getattr(fast, part), getattr(slow, part)) for part in ("q", "scale", "zero"))
 
 
+@pytest.mark.parametrize("missing", [None, 0, 39])
+def test_the_extremes_are_those_of_torch(missing: int | None, in_c: None) -> None:
+    """A weight that is no number is no number's neighbour: neither extreme of its column is one."""
+    tile = weight(120, 2 * LANES).view(3, 40, -1)
+    if missing is not None:
+        tile[1, missing] = torch.nan
+    found, wanted = fused.extremes(tile), (tile.amin(-2, keepdim=True), tile.amax(-2, keepdim=True))
+    assert found is not None
+    assert all(torch.allclose(one, other, 0, 0, equal_nan=True) for one, other in zip(found, wanted, strict=True))
+
+
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("group", [32, 128, PER_CHANNEL])
 @pytest.mark.parametrize("columns", [LANES, 75])
 def test_gptq_has_the_bits_of_torch(
-    columns: int, group: int, act_order: bool, compiled: None, monkeypatch: pytest.MonkeyPatch
+    columns: int, group: int, act_order: bool, in_c: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     W, X = weight(300, columns), torch.randn(900, 300, generator=torch.Generator().manual_seed(1)).cumsum(1)
     factorised = Gptq(Grid(4, "symmetric"), group, act_order=act_order).factorise(X.T @ X)
@@ -69,7 +79,7 @@ def test_gptq_has_the_bits_of_torch(
     assert all(torch.equal(getattr(fast, part), getattr(slow, part)) for part in ("q", "scale", "zero"))
 
 
-def test_c_is_asked_at_all(compiled: None) -> None:
+def test_c_is_asked_at_all(in_c: None) -> None:
     tile, codes = weight(32, LANES), torch.empty(32, LANES, dtype=torch.uint8)
     scale, zero = tile.abs().amax(0, keepdim=True) / 8, torch.full((1, LANES), 8.0)
     assert fused.closest(tile, [(scale, zero)], 15) is not None
@@ -78,9 +88,11 @@ def test_c_is_asked_at_all(compiled: None) -> None:
     assert fused.round_rows(*rows, 15, torch.empty_like(tile), torch.empty_like(tile))
 
 
-def test_what_does_not_agree_with_torch_is_not_used(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    fused._loaded.clear()
-    monkeypatch.setattr(fused, "FLAGS", (*fused.FLAGS, "-Drintf=floorf"))
-    fused.prepare.cache_clear()
-    fused.prepare()
-    assert fused._loaded == []
+def test_what_does_not_agree_with_torch_is_not_used(in_c: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-Drintf=floorf"))
+    compiled.begin.cache_clear()
+    try:
+        load(monkeypatch)
+        assert not fused.is_there()
+    finally:
+        compiled.begin.cache_clear()
