@@ -9,6 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+BITS = (2, 4, 8)
+
+
+def narrowest(bits: int) -> int:
+    """Bits of the smallest cell that holds a code of so many."""
+    return next(cell for cell in BITS if cell >= bits)
 
 
 def pack(codes: Bytes, bits: int) -> Bytes:

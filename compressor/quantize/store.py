@@ -24,7 +24,6 @@ from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
 
 FOLDER = "qtensors"
-CELL_BITS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def write(folder: Path, name: str, tensor: QTensor | CodebookTensor) -> None:
         return
     path = folder / file_of(name)
     path.parent.mkdir(exist_ok=True)
-    cell_bits = next(bits for bits in CELL_BITS if bits >= tensor.bits)
+    cell_bits = cells.narrowest(tensor.bits)
     codes = torch.from_numpy(cells.pack(tensor.q.cpu().numpy(), cell_bits))
     parts = {"q": codes, "scale": tensor.scale}
     facts: dict[str, Any] = {"weight": name, "rows": len(tensor.q), "cell_bits": cell_bits}
