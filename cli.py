@@ -203,7 +203,8 @@ def quantize(
     given = sources.open_input(input_) if output.exists() else sources.open_input(input_, pipeline.get_ready)
     quantized = pipeline.quantize(given, recipe, pipeline.stages_beside(output), terminal.progress())
     made = pipeline.package(given, quantized, recipe, Shelf(output, exact=True))
-    showing.artifact(made, json_, {"layers": quantized.facts["layers"], "left_alone": quantized.facts["left_alone"]})
+    left = {name: quantized.facts.get(name, {}) for name in ("left_alone", "left_bytes")}
+    showing.artifact(made, json_, {"layers": pipeline.layers(quantized, made), **left})
     ending.fail_on_fallbacks(quantized, made, strict=strict)
 
 

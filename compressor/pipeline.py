@@ -137,7 +137,8 @@ def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = i
         work = ranks.led(quantizing.quantize, optimized, recipe, draft.folder, track)
         fallen = [f"{row['layer']}: {row['fallback']}" for row in work.rows if row["fallback"]]
         draft.facts |= {"calibration": dict(work.calibrated_on)} if work.calibrated_on else {}
-        draft.facts |= {"left_alone": dict(work.left_alone), "fallbacks": [*work.fallbacks, *fallen]}
+        draft.facts |= {"left_alone": dict(work.left_alone), "left_bytes": dict(work.left_bytes)}
+        draft.facts |= {"fallbacks": [*work.fallbacks, *fallen]}
         draft.facts |= {"layers": work.rows} | ({"budget": dict(work.budget)} if work.budget else {})
         draft.facts |= {"prepared": work.prepared} if work.prepared else {}
     return artifact.open_artifact(shelf.place("quantize", key))
@@ -208,6 +209,18 @@ def _write_checkpoint(quantized: Artifact, recipe: Recipe, draft: Draft) -> None
     draft.facts |= {"method": packing.describe(recipe), "stored": recipe.format, "weight_bytes": packed}
 
 
+def layers(quantized: Artifact, packaged: Artifact) -> Rows:
+    """The table of the weights that were rounded, with the bits that each takes in its package."""
+    from compressor.stages import quantizing
+
+    rows = []
+    for row in quantized.facts["layers"]:
+        (name,) = quantizing.named({row["layer"]: None}, row.get("graph", ""))
+        held = packaged.facts.get("weight_bytes", {}).get(name)
+        rows.append(row if held is None else row | {"bits_per_weight": round(8 * held / (row["in"] * row["out"]), 3)})
+    return rows
+
+
 def round_instead(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact | None:
     """The same weights, merely rounded to the same grid, where the recipe wants to know what the solver gained."""
     perplexity = recipe.validate_.perplexity
@@ -237,7 +250,8 @@ def validate(
 
     begin = time.perf_counter()
     stages = (*made_by, candidate)
-    layer_rows: Rows = next((one.facts["layers"] for one in stages if "layers" in one.facts), [])
+    rounding = next((one for one in stages if "layers" in one.facts), None)
+    layer_rows = layers(rounding, candidate) if rounding else []
     spent: Mapping[str, Any] = next((one.facts["budget"] for one in stages if "budget" in one.facts), {})
     said = [line for one in stages for line in one.facts.get("fallbacks", ())]  # two stages may say the same
     found = measuring.measure(
@@ -252,6 +266,7 @@ def validate(
         tradeoff=tuple(spent.get("tradeoff", ())),
         placement=found.placement,
         left_alone=next((one.facts["left_alone"] for one in stages if "left_alone" in one.facts), {}),
+        left_bytes=next((one.facts["left_bytes"] for one in stages if "left_bytes" in one.facts), {}),
         facts=_report_facts(recipe, stages, found.windows),
     )
 
@@ -274,7 +289,8 @@ def deliver(
     with shelf.draft("run", key, recipe.resolved(), provenance) as draft:
         for name in packaged.manifest["files"]:  # copied: the ONNX checker refuses data that is hard-linked
             shutil.copyfile(packaged.directory / name, draft.folder / name)
-        draft.facts = {"left_alone": quantized.facts["left_alone"], **packaged.facts}
+        draft.facts = {name: quantized.facts.get(name, {}) for name in ("left_alone", "left_bytes")}
+        draft.facts |= packaged.facts
         write_report(draft.folder, report, strict=strict)
     return artifact.open_artifact(output)
 

@@ -63,6 +63,33 @@ def test_gptq_on_an_encoder_beats_rounding_where_it_counts(encoder: Path, tmp_pa
     assert lost["gptq"] < 0.8 * lost["rtn"]
 
 
+@pytest.mark.parametrize(
+    ("quantize", "package", "bits"),
+    [
+        ({"rtn": {"group_size": 32}}, {}, 4 + 32 / 32),  # symmetric: no zero point is stored
+        ({"rtn": {"group_size": 32, "scheme": "zero_point"}}, {}, 4 + (32 + 4) / 32),
+        ({"rtn": {"bits": 3, "group_size": 32, "scheme": "absmax"}}, {"format": "qdq"}, 4 + 32 / 32),  # in cells of 4
+        ({"dynamic": {}}, {}, 8 + 32 / WIDTH),
+        ({"nf4": {}}, {}, 4 + 32 / 64),
+    ],
+)
+def test_the_bits_of_a_weight_are_those_that_lie_on_the_disk(
+    quantize: dict[str, object], package: dict[str, str], bits: float, encoder: Path, tmp_path: Path
+) -> None:
+    source, shelf = sources.open_input(encoder), Shelf(tmp_path / "stages")
+    options = {"model": str(encoder), "target": "cpu", "quantize": quantize | {"exclude": ["wc"]}, "package": package}
+    chosen = recipe.build(options)
+    quantized = pipeline.quantize(source, chosen, shelf)
+    made = pipeline.package(source, quantized, chosen, shelf)
+    held = load_model(made.model).graph.initializers
+    for row in pipeline.layers(quantized, made):
+        parts = [one.const_value.nbytes for name, one in held.items() if name.startswith(f"{row['layer']}.")]
+        assert row["bits_per_weight"] == round(8 * sum(parts) / (row["in"] * row["out"]), 3)
+        assert row["bits_per_weight"] == pytest.approx(bits, rel=0.03)  # 96 rows are 1.5 blocks of 64
+    assert quantized.facts["left_alone"] == {"wc": "excluded by 'wc'"}
+    assert quantized.facts["left_bytes"] == {"wc": 8 * WIDTH * 4}
+
+
 def test_a_budget_is_met_on_an_encoder_and_perplexity_is_refused(encoder: Path, tmp_path: Path) -> None:
     def quantized(budget: dict[str, float]) -> float:
         quantize = {"rtn": {"group_size": 32}, "exclude": [], "budget": budget}

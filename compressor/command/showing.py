@@ -56,7 +56,7 @@ def artifact(made: Artifact, as_json: bool, more: Mapping[str, Any] = MappingPro
     if left_alone := measured.get("left_alone"):
         from compressor.report.report import left_alone_rows  # `optimize` has none, and starts without
 
-        table("left alone", left_alone_rows(left_alone))
+        table("left alone", left_alone_rows(left_alone, measured["left_bytes"]))
     show(f"{'already there' if made.reused else 'wrote'}: {made.directory}")
 
 

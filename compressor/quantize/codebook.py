@@ -47,11 +47,6 @@ class CodebookTensor:
         rows, columns = self.q.shape
         return int(rows), int(columns)
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Codes and scales (32 bits), spread over the weights."""
-        return BITS + 32 * self.scale.numel() / self.q.numel()
-
     def dequantize(self) -> Tensor:
         """float32 [in, out]."""
         values = torch.tensor(BOOKS[self.book], dtype=torch.float32)[self.q.T.reshape(-1).long()]

@@ -94,12 +94,10 @@ def _row(
 
 def _stored(linear: Linear, tensor: QTensor, outliers: list[int]) -> dict[str, Any]:
     rows, columns = tensor.shape
-    kept = (32 - tensor.bits) * len(outliers) / rows  # a kept row of float32 in the place of its codes
     return {
         "layer": linear.name,
         "in": rows,
         "out": columns,
-        "bits_per_weight": round(tensor.bits_per_weight + kept, 3),
         "outlier_columns": len(outliers),
         "outliers": outliers,
         "fallback": "",

@@ -89,7 +89,6 @@ def _row(table: Table, grid: Grid, folder: Path) -> dict[str, Any]:
         "out": weight.shape[1],
         "bits": grid.bits,
         "group_size": size,
-        "bits_per_weight": round(tensor.bits_per_weight, 3),
         "weight_error": proportion(lost, power),
         "fallback": "",
         "flags": [] if bool(tensor.scale.isfinite().all()) else ["not finite"],

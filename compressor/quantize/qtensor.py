@@ -60,12 +60,6 @@ class QTensor:
         rows, columns = self.q.shape
         return int(rows), int(columns)
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Codes, scales (32 bits) and zero points (`bits`), spread over the weights."""
-        scales = 1 if self.group_size == PER_TENSOR else self.scale.numel()
-        return self.bits + scales * (32 + self.bits) / self.q.numel()
-
     def dequantize(self) -> Tensor:
         """float32 [in, out]."""
         weight = self.q.float()

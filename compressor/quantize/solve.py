@@ -251,7 +251,6 @@ def _row(linear: Linear, tensor: QTensor | CodebookTensor) -> dict[str, Any]:
         "out": columns,
         "bits": tensor.bits,
         "group_size": tensor.group_size,
-        "bits_per_weight": round(tensor.bits_per_weight, 3),
         "fallback": "",
     }
 

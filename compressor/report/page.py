@@ -43,7 +43,7 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Fallbacks", "".join(f"<p>{escape(line)}</p>" for line in report.fallbacks)
     yield "Against the reference", "".join(_against_reference(report.measurements))
     yield "Error by layer", _layers(report.layers)
-    yield "Left alone", _table(left_alone_rows(report.left_alone))
+    yield "Left alone", _table(left_alone_rows(report.left_alone, report.left_bytes))
     yield "Placement", "".join(line for graph in report.placement for line in _placement(graph))
     yield "Latency", _latency(report.measurements)
     yield "Passes", _table(report.passes)

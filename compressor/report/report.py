@@ -54,6 +54,7 @@ class Report:
     tradeoff: tuple[Mapping[str, Any], ...] = ()
     placement: tuple[Mapping[str, Any], ...] = ()  # an overview for each graph
     left_alone: Mapping[str, str] = field(default_factory=dict)  # weights that were not quantized, and why
+    left_bytes: Mapping[str, int] = field(default_factory=dict)  # what they take
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -77,6 +78,7 @@ class Report:
             "tradeoff": list(self.tradeoff),
             "placement": list(self.placement),
             "left_alone": dict(self.left_alone),
+            "left_bytes": dict(self.left_bytes),
             "facts": dict(self.facts),
         }
 
@@ -90,16 +92,16 @@ class Report:
         if self.fallbacks:
             blocks.append("## Fallbacks\n\n" + "\n".join(f"- {one}" for one in self.fallbacks))
         tables = {"Passes": self.passes, "Trade-off": self.tradeoff, "Layers": self.layers}
-        tables |= {"Left alone": left_alone_rows(self.left_alone), "Stages": self.stages}
+        tables |= {"Left alone": left_alone_rows(self.left_alone, self.left_bytes), "Stages": self.stages}
         for title, rows in tables.items():
             if rows:
                 blocks.append(f"## {title}\n\n{_table(rows)}")
         return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def left_alone_rows(left_alone: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
-    """Weights that were not quantized as a table's rows."""
-    return tuple({"layer": name, "why": why} for name, why in left_alone.items())
+def left_alone_rows(left_alone: Mapping[str, str], left_bytes: Mapping[str, int]) -> tuple[Mapping[str, Any], ...]:
+    """What was not quantized as a table's rows, with its bytes where it is a weight."""
+    return tuple({"layer": name, "bytes": left_bytes.get(name), "why": why} for name, why in left_alone.items())
 
 
 def measurement_rows(measurements: Sequence[Measurement]) -> list[dict[str, str]]:

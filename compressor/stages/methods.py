@@ -51,6 +51,7 @@ class Work:
     rows: Rows
     left_alone: Mapping[str, str]
     fallbacks: tuple[str, ...] = ()
+    left_bytes: Mapping[str, int] = field(default_factory=dict)  # of what was left alone, where it is a weight
     budget: Mapping[str, Any] = field(default_factory=dict)  # facts of how bits and groups were chosen
     prepared: Rows = field(default_factory=list)  # what was scaled or rotated before
     calibrated_on: Mapping[str, Any] = field(default_factory=dict)  # where the data came from, and which of it

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+
+import onnx_ir as ir
 
 from compressor import catalog
 from compressor.artifact import MODEL, Artifact
@@ -52,7 +54,8 @@ def _together(works: Mapping[str, Work]) -> Work:
     fallbacks = tuple(f"{part}: {line}" for part, work in works.items() for line in work.fallbacks)
     data = {part: work.calibrated_on for part, work in works.items() if work.calibrated_on}
     prepared = [row | {"graph": part} for part, work in works.items() for row in work.prepared]
-    return Work(rows, left_alone, fallbacks, prepared=prepared, calibrated_on=data)
+    left_bytes = {name: size for part, work in works.items() for name, size in named(work.left_bytes, part).items()}
+    return Work(rows, left_alone, fallbacks, left_bytes, prepared=prepared, calibrated_on=data)
 
 
 def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> Work:
@@ -68,9 +71,15 @@ def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Tr
             save_model(model, folder / MODEL)  # what the packed graph will differ from by its codes alone
         made = methods.work(Task(model, recipe, data, folder, track))
         facts = data.facts | ({"ranks": ranks.count()} if ranks.count() > 1 else {}) if data else {}
-        return replace(made, prepared=done, calibrated_on=facts)
+        return replace(made, prepared=done, calibrated_on=facts, left_bytes=_bytes(model, made.left_alone))
     except RequestError as error:
         raise RequestError(f"{optimized.model}: {error}") from error
+
+
+def _bytes(model: ir.Model, names: Iterable[str]) -> dict[str, int]:
+    """What those of the names that are weights of a graph take."""
+    held = {name: model.graph.initializers[name].const_value for name in names if name in model.graph.initializers}
+    return {name: tensor.nbytes for name, tensor in held.items() if tensor is not None}
 
 
 def _refuse_without_tables(optimized: Artifact) -> None:

@@ -35,18 +35,6 @@ def test_dequantize_reads_each_row_with_its_groups_scale_and_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("group_size", "expected"),
-    [(32, 4 + 36 / 32), (128, 4 + 36 / 128), (PER_CHANNEL, 4 + 36 / 128)],  # 32 bits of scale and 4 of zero a group
-)
-def test_bits_per_weight_counts_scales_and_zero_points(group_size: int, expected: float) -> None:
-    groups = len(rows_of_group(128, group_size))
-    tensor = QTensor(
-        torch.zeros(128, 2, dtype=torch.uint8), torch.ones(groups, 2), torch.zeros(groups, 2), 4, group_size
-    )
-    assert tensor.bits_per_weight == expected
-
-
-@pytest.mark.parametrize(
     ("bits", "scheme", "weight", "scale", "zero", "codes"),
     [
         (4, "absmax", [-7, 0, 3.4], 1, 8, [1, 8, 11]),

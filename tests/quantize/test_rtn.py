@@ -77,4 +77,3 @@ def test_per_tensor_is_one_column_of_all_weights(scheme: str) -> None:
     np.testing.assert_allclose(solved.scale, scale, rtol=1e-7)
     assert bool((solved.zero == zero).all())
     np.testing.assert_array_equal(solved.q, laws.encode_slowly(weight.numpy(), scale, zero, 255))
-    assert solved.bits_per_weight == 8 + 40 / weight.numel()

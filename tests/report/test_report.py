@@ -68,7 +68,7 @@ def test_json_holds_everything_and_is_json() -> None:
     data = json.loads(text)
     assert data.keys() == {
         "verdict", "measurements", "fallbacks", "stages", "passes", "layers", "tradeoff", "placement", "left_alone",
-        "facts",
+        "left_bytes", "facts",
     }  # fmt: skip
     assert data["verdict"] == "missed error"
     assert data["measurements"][0] == {
@@ -121,10 +121,9 @@ def test_a_row_without_a_column_leaves_its_cell_empty() -> None:
 
 
 def test_what_was_not_quantized_is_said_with_its_reason() -> None:
-    made = Report((FINE,), left_alone={"lm_head": "excluded by 'lm_head'"})
-    assert "## Left alone\n\n| layer | why |\n| --- | --- |\n| lm_head | excluded by 'lm_head' |\n" in made.to_markdown(
-        strict=False
-    )
+    made = Report((FINE,), left_alone={"lm_head": "excluded by 'lm_head'"}, left_bytes={"lm_head": 4096})
+    table = "| layer | bytes | why |\n| --- | --- | --- |\n| lm_head | 4096 | excluded by 'lm_head' |\n"
+    assert f"## Left alone\n\n{table}" in made.to_markdown(strict=False)
     assert made.to_json(strict=False)["left_alone"] == {"lm_head": "excluded by 'lm_head'"}
     assert "excluded by &#x27;lm_head&#x27;" in page.render(made, strict=False)
 
