@@ -23,6 +23,7 @@ from compressor.stages import methods, preparing
 from compressor.stages.methods import Task, Work
 
 T = TypeVar("T")
+IDLE = "no product has an input whose factor can be folded into what makes it"
 
 
 def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> Work:
@@ -71,7 +72,14 @@ def _quantize_graph(optimized: Artifact, recipe: Recipe, folder: Path, track: Tr
             save_model(model, folder / MODEL)  # what the packed graph will differ from by its codes alone
         made = methods.work(Task(model, recipe, data, folder, track))
         facts = data.facts | ({"ranks": ranks.count()} if ranks.count() > 1 else {}) if data else {}
-        return replace(made, prepared=done, calibrated_on=facts, left_bytes=_bytes(model, made.left_alone))
+        idle = [name for name in recipe.quantize.prepared if not any(row["method"] == name for row in done)]
+        return replace(
+            made,
+            fallbacks=(*made.fallbacks, *(f"{name} changed nothing: {IDLE}" for name in idle)),
+            left_bytes=_bytes(model, made.left_alone),
+            prepared=done,
+            calibrated_on=facts,
+        )
     except RequestError as error:
         raise RequestError(f"{optimized.model}: {error}") from error
 

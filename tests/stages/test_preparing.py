@@ -87,6 +87,21 @@ def test_awq_alone_is_rounded_and_serves_gptq_as_well(graph: Path, tmp_path: Pat
     assert quantized.facts["fallbacks"] == []
 
 
+@pytest.mark.parametrize(("name", "method"), [("awq", "rtn"), ("smoothquant", "dynamic")])
+def test_a_preparation_that_finds_nothing_to_do_is_a_fallback(
+    name: str, method: str, graph: Path, tmp_path: Path
+) -> None:
+    """As in an encoder with its norms behind the sums: what they make is read by more than products."""
+    text = """(int64[N,T] input_ids) => (float[N,T,64] y) {
+        x = Gather(table, input_ids)  n = LayerNormalization<axis = -1>(x, g)  a = MatMul(n, wa)  y = Add(n, a)
+    }"""
+    weights = {"table": graphs.normal(VOCABULARY, 64), "g": graphs.normal(64), "wa": graphs.normal(64, 64)}
+    save_model(graphs.build(text, opset=21, **weights), graph)
+    quantized, _ = made(graph, tmp_path / "stages", {name: {}, method: {}})
+    (line,) = quantized.facts["fallbacks"]
+    assert line.startswith(f"{name} changed nothing: no product has an input whose factor can be folded")
+
+
 def test_plain_rounding_is_compared_after_the_same_preparation() -> None:
     asked = {"awq": {}, "rotations": {}, "embeddings": 8, "gptq": {"bits": 3}}
     options = recipe.build({"model": "x", "target": "cpu", "quantize": asked}).quantize
