@@ -173,7 +173,6 @@ def biased_attention(
         bv=normal(8) - 1,
         bq24=normal(24),
     )
-    model.opset_imports["com.microsoft"] = 1
     (y,) = (node.outputs[0] for node in model.graph if node.domain)
     y.type, y.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", "S", 8])
     return model
