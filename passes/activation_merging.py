@@ -8,6 +8,7 @@ Clip(Clip(x, -1, 0), 1, 2)       stays: the result would be constant, and nobody
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -118,27 +119,29 @@ def _operator(limits: Limits) -> str:
 
 
 def _become(node: ir.Node, kind: str, value: ir.Value, limits: Limits, scope: Scope) -> None:
-    require(
-        kind not in ("Max", "Min") or scope.opset >= FIRST_THAT_BROADCAST, f"before opset 8 a {kind} widens nothing"
-    )
+    broadcasts = kind not in ("Max", "Min") or scope.opset >= FIRST_THAT_BROADCAST
+    require(broadcasts, f"before opset 8 a {kind} widens nothing")
     widest = _widest(node.outputs[0], scope)
-    names = {"Clip": ("min", "max"), "Max": ("min",), "Min": ("max",), "Relu": ()}[kind]
     given = {
         "min": None if limits.low == widest.low else limits.low,
         "max": None if limits.high == widest.high else limits.high,
     }
-    numbers = {name: given[name] for name in names}
+    names = {"Clip": ("min", "max"), "Max": ("min",), "Min": ("max",), "Relu": ()}[kind]
     node.attributes.clear()
     node.op_type = kind
     node.resize_inputs(1)
     node.replace_input_with(0, value)
     if kind == "Clip" and scope.opset < FIRST_CLIP_WITH_INPUTS:
-        node.attributes.update(
-            {name: ir.AttrFloat32(name, number) for name, number in numbers.items() if number is not None}
-        )
-        return
-    dtype = (value.dtype or ir.DataType.FLOAT).numpy()
-    stem = node.outputs[0].name
+        stated = ((name, given[name]) for name in names)
+        node.attributes.update({name: ir.AttrFloat32(name, one) for name, one in stated if one is not None})
+    else:
+        _read_bounds(node, {name: given[name] for name in names}, scope)
+
+
+def _read_bounds(node: ir.Node, numbers: Mapping[str, float | None], scope: Scope) -> None:
+    """Constants as the inputs behind the first; those left out at the end are no inputs."""
+    value, stem = node.inputs[0], node.outputs[0].name
+    dtype = ((value.dtype if value is not None else None) or ir.DataType.FLOAT).numpy()
     bounds = [
         None if number is None else scope.constant(np.array(number, dtype), f"{stem}_{name}")
         for name, number in numbers.items()

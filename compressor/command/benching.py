@@ -1,6 +1,6 @@
 """The two forms of `compress bench`: calls by batch and length, and with --serving requests by number of streams.
 
-What is not given, a list or a number, is what `Sweep` and `Streams` have.
+A list or a number that is not given is the default of `Sweep` or `Streams`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Graphs read, run, written and looked at, whatever made them; no stage of the pipeline is known here."""

@@ -147,7 +147,14 @@ def _eager(
     found = Attention(
         layer, query, keys[1], values[1], query, heads_first=True, heads=_axis(query, 1, layer), scale=scale
     )
-    capped, at = False, scores.outputs[0]
+    found, softmax = _to_softmax(found, scores.outputs[0], layer)
+    product = _weighted_sum(softmax.outputs[0], values[0], layer)
+    return replace(found, output=product.outputs[0])
+
+
+def _to_softmax(found: Attention, at: ir.Value, layer: int) -> tuple[Attention, ir.Node]:
+    """The attention with what happens to its scores on their way, and the Softmax that they come to."""
+    capped = False
     while (node := _only_consumer(at, layer)).op_type != "Softmax":
         other = next((given for given in node.inputs if given is not None and given is not at), None)
         factor = None if other is None else _scalar(other)
@@ -165,8 +172,7 @@ def _eager(
         at = node.outputs[0]
     if capped:  # cap * tanh(a q k^T): the operators want the scale before the division by the cap
         found = replace(found, scale=found.scale * found.softcap)
-    product = _weighted_sum(node.outputs[0], values[0], layer)
-    return replace(found, output=product.outputs[0])
+    return found, node
 
 
 # --- walking the graph -----------------------------------------------------------------------------------------------

@@ -63,17 +63,20 @@ def write(
     weight_of = {piece.name: (weight, at) for weight, pieces in places.items() for at, piece in enumerate(pieces)}
     sizes = dict.fromkeys(places, 0)
     where: dict[str, str] = {}
+
+    def add_packed(shard: _Shard, name: str) -> None:
+        weight, at = weight_of[name]
+        tensor, before = load(weight).split([piece.columns for piece in places[weight]])[at], shard.nbytes
+        for part, array in layout.pack(tensor, symmetric).items():
+            shard.add(f"{name.removesuffix(WEIGHT)}.{part}", array)
+        sizes[weight] += shard.nbytes - before
+
     for path, header in headers.items():
-        quantized = weight_of.keys() & header.keys()
-        with _Shard.create(folder / path.name, header, len(quantized) * layout.parts) as shard:
+        packed = weight_of.keys() & header.keys()
+        with _Shard.create(folder / path.name, header, len(packed) * layout.parts) as shard:
             for name, stored in header.items():
-                before = shard.nbytes
-                if name in quantized:
-                    weight, at = weight_of[name]
-                    tensor = load(weight).split([piece.columns for piece in places[weight]])[at]
-                    for part, array in layout.pack(tensor, symmetric).items():
-                        shard.add(f"{name.removesuffix(WEIGHT)}.{part}", array)
-                    sizes[weight] += shard.nbytes - before
+                if name in packed:
+                    add_packed(shard, name)
                 else:
                     shard.copy(name, stored, path)
         where |= dict.fromkeys(shard.entries, path.name)

@@ -1,0 +1,1 @@
+"""A recipe: read, checked before a model is opened, and frozen."""

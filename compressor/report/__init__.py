@@ -1,0 +1,1 @@
+"""Measurements and their limits, and every form in which they are told."""

@@ -152,22 +152,30 @@ class Engine:
             self.forecast.name(one)
             if self.forecast.is_awaited(one, self.running):
                 continue
-            reading, room = self._next_call()
-            if any(other.answered for other in self.running):
-                room = min(room, BESIDE)
-            if reading and reading + min(len(one.tokens) - self.forecast.known(one), CHUNK) > room:
+            if not self._has_room(one):
                 return
-            if self.running and not self.forecast.fits(one, self.running):
-                return
-            self.waiting.remove(one)
-            try:
-                self._begin(one)
-                self.running.append(one)
-                self.forecast.hold(one)
-            except Exception as error:  # a schema that its grammar library refuses, for one
-                self.ended.append(Event(one.number, finish="refused", error=in_a_line(error)))
+            self._enter(one)
             if one.request.guidance:
                 return  # to make its grammar took its time: those that run get their call before the next
+
+    def _has_room(self, one: Turn) -> bool:
+        """Whether the next call can read what is first of its tokens, and the pool holds the blocks it will need."""
+        reading, room = self._next_call()
+        if any(other.answered for other in self.running):
+            room = min(room, BESIDE)
+        if reading and reading + min(len(one.tokens) - self.forecast.known(one), CHUNK) > room:
+            return False
+        return not self.running or self.forecast.fits(one, self.running)
+
+    def _enter(self, one: Turn) -> None:
+        """From the queue into the Engine; a request that it refuses has ended."""
+        self.waiting.remove(one)
+        try:
+            self._begin(one)
+            self.running.append(one)
+            self.forecast.hold(one)
+        except Exception as error:  # a schema that its grammar library refuses, for one
+            self.ended.append(Event(one.number, finish="refused", error=in_a_line(error)))
 
     def _begin(self, one: Turn) -> None:
         """A greedy request goes on from its tokens; another draws them again, from the same seed, unseen."""

@@ -1,0 +1,1 @@
+"""What the functions of `pipeline.py` do inside: a stage of `run`, or a part of one, a file."""

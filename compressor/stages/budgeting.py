@@ -62,12 +62,7 @@ def allocate(
         batches,
         track,
     )
-    by_name = {linear.name: linear for linear in linears}
-    options = {
-        name: [Option(choice, _size(recipe, by_name[name], choice), loss) for choice, loss in one.items()]
-        for name, one in losses.items()
-    }
-    curve = Tradeoff(options, sum(rows * columns for rows, columns in (linear.shape for linear in linears)))
+    curve = _tradeoff(linears, losses, recipe)
     if budget.bits is not None:
         chosen = curve.within(budget.bits)
     else:
@@ -81,6 +76,16 @@ def allocate(
     asked = budget.model_dump(exclude_none=True)
     facts = {"asked": asked, "bits_per_weight": used, "tradeoff": curve.table()}
     return Allocation({name: option.choice for name, option in chosen.items()}, facts)
+
+
+def _tradeoff(linears: Sequence[Linear], losses: Mapping[str, Mapping[Choice, float]], recipe: Recipe) -> Tradeoff:
+    """What every choice costs and loses, for every weight."""
+    by_name = {linear.name: linear for linear in linears}
+    options = {
+        name: [Option(choice, _size(recipe, by_name[name], choice), loss) for choice, loss in one.items()]
+        for name, one in losses.items()
+    }
+    return Tradeoff(options, sum(rows * columns for rows, columns in (linear.shape for linear in linears)))
 
 
 def candidates(recipe: Recipe, method: Rtn | Gptq, shape: tuple[int, int]) -> list[Choice]:

@@ -34,7 +34,7 @@ def measure(candidate: Subject, predicted: Prediction, options: Placement, *, ob
     ran = observed.executed(candidate.path, candidate.backend, inputs.calls[0])
     share = ran[provider] / max(ran.total(), 1)
     note = f"{ran.total()} in the profile of one call"
-    return [*rows, Measurement(f"kernels run on {target}", share, sense="at least", note=note)]
+    return [*rows, Measurement(f"share of kernels run on {target}", share, sense="at least", note=note)]
 
 
 def _predicted(found: Prediction, options: Placement) -> list[Measurement]:
@@ -54,7 +54,9 @@ def _shares(nodes: int, all_nodes: int, flops: int, all_flops: int) -> tuple[flo
 def _rows(target: str, shares: tuple[float, float], copies: int, options: Placement, note: str) -> list[Measurement]:
     nodes, flops = shares
     return [
-        Measurement(f"nodes on {target}", nodes, limit=options.min_nodes_on_provider, sense="at least", note=note),
-        Measurement(f"FLOPs on {target}", flops, limit=options.min_flops_on_provider, sense="at least"),
+        Measurement(
+            f"share of nodes on {target}", nodes, limit=options.min_nodes_on_provider, sense="at least", note=note
+        ),
+        Measurement(f"share of FLOPs on {target}", flops, limit=options.min_flops_on_provider, sense="at least"),
         Measurement("copies between devices", copies, limit=options.max_copies),
     ]

@@ -1,0 +1,1 @@
+"""Standard operators, computed on numpy arrays."""

@@ -58,12 +58,10 @@ def make_names_unique(root: ir.Graph) -> bool:
 def name_nodes_apart(root: ir.Graph) -> None:
     """Two nodes of a graph under one name are a file that ONNX Runtime does not load; none is a name for many."""
     for graph in every_graph(root):
-        taken = {node.name for node in graph}
-        seen: set[str] = set()
+        taken, seen = {node.name for node in graph}, set[str]()
         for node in graph:
-            name = node.name or ""
-            if name in seen:
-                name = next(one for one in (f"{name}_{n}" for n in itertools.count(1)) if one not in taken)
-                node.name = name
-                taken.add(name)
-            seen |= {name} - {""}
+            if node.name and node.name in seen:
+                candidates = (f"{node.name}_{number}" for number in itertools.count(1))
+                node.name = next(one for one in candidates if one not in taken)
+                taken.add(node.name)
+            seen.add(node.name or "")

@@ -1,0 +1,1 @@
+"""A graph read backwards, as what it computes."""

@@ -1,0 +1,1 @@
+"""What is known of shapes before a run, as polynomials of symbols."""

@@ -111,7 +111,9 @@ def test_a_graph_that_runs_on_no_input_of_ours_is_still_loaded() -> None:
 
 
 def test_strings_are_made_up() -> None:
-    assert probe.find(graphs.build("(string[N] x) => (string[N] y) { y = Identity(x) }")) is not None
+    found = probe.find(graphs.build("(string[N] x) => (string[N] y) { y = Identity(x) }"))
+    assert found is not None
+    assert all(isinstance(word, str) for call in found.calls for word in call["x"])
 
 
 def test_rows_of_masks_see_something_where_that_is_asked_for() -> None:
@@ -164,3 +166,4 @@ def test_a_single_value_is_an_array_too(kind: str) -> None:
     found = probe.find(graphs.build(f"({kind} x) => ({kind} y) {{ y = Identity(x) }}"))
     assert found is not None
     assert isinstance(found.calls[0]["x"], np.ndarray)
+    assert found.calls[0]["x"].shape == ()

@@ -27,7 +27,7 @@ def moved(name: str, before: float, now: float, unit: str = "", sense: Sense = "
         ("perplexity", 4.0, 3.0, "", "at most", True),
         ("accuracy", 0.9, 0.85, "", "at least", False),
         ("accuracy", 0.9, 0.95, "", "at least", True),
-        ("kernels run on cuda", 0.5, 1.0, "", "at least", True),
+        ("share of kernels run on cuda", 0.5, 1.0, "", "at least", True),
         ("decode speed", 100, 80, "tokens/s", "at least", True),
         ("decode speed", 100, 60, "tokens/s", "at least", False),
         ("prefill latency, p95", 1.0, 1.9, "ms", "at most", True),

@@ -36,8 +36,8 @@ def test_on_the_cpu_everything_is_on_the_cpu(fallen: Subject) -> None:
     found = named(measure(fallen, "cpu", Placement(min_nodes_on_provider=1, max_copies=0), observe=True))
     assert [one.value for one in found.values()] == [1, 1, 0, 1]
     assert all(one.passed for one in found.values())
-    assert found["kernels run on cpu"].note == "3 in the profile of one call"
-    assert found["kernels run on cpu"].sense == "at least"
+    assert found["share of kernels run on cpu"].note == "3 in the profile of one call"
+    assert found["share of kernels run on cpu"].sense == "at least"
 
 
 def test_what_is_observed_is_what_was_predicted(fallen: Subject) -> None:

@@ -1,0 +1,1 @@
+"""Methods that put quantizers around operators, in any graph."""
