@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 from compressor import catalog
 from compressor.package.shards import read_header
-from compressor.quantize.cells import narrowest
 from compressor.recipe.methods import PER_CHANNEL, OnGrid
 from compressor.recipe.recipe import Recipe
 from compressor.sources import Source
@@ -71,8 +70,8 @@ def costs(source: Source, recipe: Recipe) -> dict[str, Cost]:
     return {
         "export": Cost(float_bytes + GRAPH_BYTES, _export_peak(weights, float_bytes)),
         "optimize": Cost(float_bytes + GRAPH_BYTES, LIBRARIES_BYTES + 2 * float_bytes),
-        # a group has a scale and a zero point
-        "quantize": Cost(int(weights.matrices * (narrowest(bits) / 8 + 5 / max(group, 1))), LIBRARIES_BYTES + working),
+        # a code takes a byte; a group has a scale and a zero point
+        "quantize": Cost(int(weights.matrices * (1 + 5 / max(group, 1))), LIBRARIES_BYTES + working),
         "package": Cost(packed + 4 * weights.others + GRAPH_BYTES, LIBRARIES_BYTES + packed + 4 * weights.widest),
     }
 

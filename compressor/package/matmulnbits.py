@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from compressor import catalog
 from compressor.package import convolutions, products
-from compressor.quantize import cells
 from compressor.quantize.flow.linears import Linear
 from compressor.quantize.qtensor import QTensor
 
@@ -33,6 +32,7 @@ DOMAIN = "com.microsoft"
 CELL_BITS = catalog.FORMATS["matmulnbits"].cells
 SMALLEST_BLOCK, REPEATED_BLOCK = 16, 128
 
+Bytes = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
 
 
@@ -60,13 +60,13 @@ class Packed:
         return columns, -(-rows // self.block_size), self.block_size * self.cell_bits // 8
 
     @cached_property
-    def codes(self) -> cells.Bytes:
+    def codes(self) -> Bytes:
         """[N, blocks, bytes]; the last block is filled up with zero points, which weigh nothing."""
         codes = self.tensor.q.cpu().numpy()
         if missing := self.shape[1] * self.block_size - len(codes):
             codes = np.concatenate([codes, np.repeat(self.tensor.zero[-1:].cpu().numpy(), missing, 0)])
         codes = codes + self._shift if self._shift else codes
-        return _turned(cells.pack(codes, self.cell_bits)).reshape(self.shape)
+        return _turned(_pack_cells(codes, self.cell_bits)).reshape(self.shape)
 
     @cached_property
     def scales(self) -> NDArray[np.float32]:
@@ -74,11 +74,11 @@ class Packed:
         return _turned(self._of_blocks(self.tensor.scale))
 
     @cached_property
-    def zeros(self) -> cells.Bytes | None:
+    def zeros(self) -> Bytes | None:
         """[N, bytes]; None where every one is the middle of the grid."""
         if bool((self.tensor.zero == 2 ** (self.tensor.bits - 1)).all()):
             return None
-        return _turned(cells.pack(self._of_blocks(self.tensor.zero) + self._shift, self.cell_bits))
+        return _turned(_pack_cells(self._of_blocks(self.tensor.zero) + self._shift, self.cell_bits))
 
     @property
     def _shift(self) -> np.uint8:
@@ -96,13 +96,13 @@ def unpack(packed: Packed, tensor: QTensor) -> QTensor:
     rows, columns = tensor.shape
     shift = 2 ** (packed.cell_bits - 1) - 2 ** (tensor.bits - 1)
     blocks = packed.scales.shape[1]
-    codes = cells.unpack(packed.codes.reshape(columns, -1).T, packed.cell_bits, rows) - np.uint8(shift)
-    zero = np.full((blocks, columns), 2 ** (packed.cell_bits - 1), np.uint8)
+    codes = _unpack_cells(packed.codes.reshape(columns, -1), packed.cell_bits)[:, :rows] - np.uint8(shift)
+    zero = np.full((columns, blocks), 2 ** (packed.cell_bits - 1), np.uint8)
     if packed.zeros is not None:
-        zero = cells.unpack(packed.zeros.T, packed.cell_bits, blocks)
+        zero = _unpack_cells(packed.zeros, packed.cell_bits)[:, :blocks]
     groups = tensor.scale.shape[0]
-    parts = codes, packed.scales.T[:groups], zero[:groups] - np.uint8(shift)
-    q, scales, zeros = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+    scale, zero = packed.scales[:, :groups], zero[:, :groups] - np.uint8(shift)
+    q, scales, zeros = (torch.from_numpy(np.ascontiguousarray(part.T)) for part in (codes, scale, zero))
     return QTensor(q, scales, zeros, tensor.bits, tensor.group_size)
 
 
@@ -123,7 +123,7 @@ def _replace(model: ir.Model, linear: Linear, load: Callable[[str], QTensor], ac
     if linear.window is not None:  # of a convolution: the operator multiplies matrices alone
         return convolutions.replace(model, linear, packed.tensor)
 
-    def codes() -> cells.Bytes:
+    def codes() -> Bytes:
         return Packed(load(name)).codes
 
     def scales() -> NDArray[Any]:
@@ -145,6 +145,23 @@ def _replace(model: ir.Model, linear: Linear, load: Callable[[str], QTensor], ac
     return sum(one.const_value.nbytes for one in constants if one.const_value is not None)
 
 
+def _pack_cells(values: Bytes, bits: int) -> Bytes:
+    """[n, columns] codes -> [ceil(n * bits / 8), columns] bytes, the first code in the low bits."""
+    cells = 8 // bits
+    missing = -len(values) % cells
+    whole = np.pad(values, ((0, missing), (0, 0))) if missing else values
+    first, *others = (whole[cell::cells] for cell in range(cells))
+    packed = first.copy() if others else first
+    for cell, codes in enumerate(others, 1):
+        packed |= codes << np.uint8(cell * bits)
+    return packed
+
+
 def _turned(matrix: NDArray[T]) -> NDArray[T]:
     """The transpose, laid out anew by torch, which goes over it in blocks: numpy takes seven times as long."""
     return torch.from_numpy(matrix).T.contiguous().numpy()
+
+
+def _unpack_cells(packed: Bytes, bits: int) -> Bytes:
+    cells = [packed >> np.uint8(shift) & np.uint8(2**bits - 1) for shift in range(0, 8, bits)]
+    return np.stack(cells, -1).reshape(packed.shape[0], -1)

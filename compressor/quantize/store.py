@@ -1,7 +1,4 @@
-"""QTensors on disk: one safetensors file for each weight, so that neither writing nor reading holds more than one.
-
-Codes lie in cells of 2, 4 or 8 bits (`cells.py`), the fewest that hold them.
-"""
+"""QTensors on disk: one safetensors file for each weight, so that neither writing nor reading holds more than one."""
 
 from __future__ import annotations
 
@@ -12,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from compressor import disk
-from compressor.quantize import cells
 from compressor.quantize.codebook import CodebookTensor
 from compressor.quantize.machine import ranks
 from compressor.quantize.qtensor import QTensor
@@ -44,9 +39,7 @@ class Reader:
 
     def _parts(self, name: str) -> tuple[dict[str, Any], Tensor, Tensor]:
         with safe_open(self.directory / file_of(name), framework="pt") as file:
-            facts = json.loads(file.metadata()["qtensor"])
-            codes = cells.unpack(file.get_tensor("q").numpy(), facts["cell_bits"], facts["rows"])
-            return facts, torch.from_numpy(codes), file.get_tensor("scale")
+            return json.loads(file.metadata()["qtensor"]), file.get_tensor("q"), file.get_tensor("scale")
 
     def _open(self, name: str, part: str) -> Tensor:
         with safe_open(self.directory / file_of(name), framework="pt") as file:
@@ -60,15 +53,12 @@ def write(folder: Path, name: str, tensor: QTensor | CodebookTensor) -> None:
         return
     path = folder / file_of(name)
     path.parent.mkdir(exist_ok=True)
-    cell_bits = cells.narrowest(tensor.bits)
-    codes = torch.from_numpy(cells.pack(tensor.q.cpu().numpy(), cell_bits))
-    parts = {"q": codes, "scale": tensor.scale}
-    facts: dict[str, Any] = {"weight": name, "rows": len(tensor.q), "cell_bits": cell_bits}
+    parts: dict[str, Tensor] = {"q": tensor.q, "scale": tensor.scale}
     if isinstance(tensor, QTensor):
         parts["zero"] = tensor.zero
-        facts |= {"bits": tensor.bits, "group_size": tensor.group_size}
+        facts: dict[str, Any] = {"bits": tensor.bits, "group_size": tensor.group_size, "weight": name}
     else:
-        facts |= {"book": tensor.book, "block_size": tensor.block_size}
+        facts = {"book": tensor.book, "block_size": tensor.block_size, "weight": name}
     content = save({key: part.cpu().contiguous() for key, part in parts.items()}, {"qtensor": json.dumps(facts)})
     with path.open("wb") as file:  # not by save_file, which writes a tensor in one piece
         disk.write(file, np.frombuffer(content, np.uint8))

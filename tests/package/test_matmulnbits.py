@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 
 from compressor.graph.session import open_session
+from compressor.package import matmulnbits
 from compressor.package.matmulnbits import CELL_BITS, Packed, replace_linears, unpack
-from compressor.quantize import cells
 from compressor.quantize.flow.linears import find_linears
 from compressor.quantize.qtensor import PER_CHANNEL, PER_TENSOR, Grid, QTensor
 from compressor.quantize.rtn import RoundToNearest
@@ -60,7 +60,7 @@ def test_packed_as_the_operator_reads_it(bits: int, group_size: int, rows: int) 
 
 def test_what_fills_the_last_block_weighs_nothing() -> None:
     packed = Packed(tensor := random_tensor(4, "zero_point", 16, 20))
-    codes = cells.unpack(packed.codes.reshape(7, -1).T, 4, 32).T
+    codes = matmulnbits._unpack_cells(packed.codes.reshape(7, -1), 4)
     assert (codes[:, 20:] == tensor.zero.T.numpy()[:, 1:]).all()
 
 
