@@ -19,13 +19,18 @@ void extremes(const float *weight, ptrdiff_t groups, ptrdiff_t rows, ptrdiff_t c
               float *high) {
     for (ptrdiff_t at = 0; at < groups * columns; at += LANES) {
         const float *tile = weight + at / columns * rows * stride + at % columns;
-        for (int lane = 0; lane < LANES; lane++) low[at + lane] = high[at + lane] = tile[lane];
+        float least[LANES], most[LANES];
+        for (int lane = 0; lane < LANES; lane++) least[lane] = most[lane] = tile[lane];
         for (ptrdiff_t row = 1; row < rows; row++)
             for (int lane = 0; lane < LANES; lane++) {
                 float given = tile[row * stride + lane];
-                low[at + lane] = given < low[at + lane] || given != given ? given : low[at + lane];
-                high[at + lane] = given > high[at + lane] || given != given ? given : high[at + lane];
+                least[lane] = given < least[lane] || given != given ? given : least[lane];
+                most[lane] = given > most[lane] || given != given ? given : most[lane];
             }
+        for (int lane = 0; lane < LANES; lane++) {
+            low[at + lane] = least[lane];
+            high[at + lane] = most[lane];
+        }
     }
 }
 
