@@ -30,7 +30,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is measured at: every batch with every length."""
+    """The points that are measured: every batch with every length."""
 
     batches: Sequence[int] = (1, 4)
     lengths: Sequence[int] = (32, 128)

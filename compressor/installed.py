@@ -3,7 +3,7 @@
     site-packages/onnx_ir-1.0.1.dist-info      version("onnx-ir") == "1.0.1"
 
 importlib.metadata reads what lies in the folder, with Python's parser of e-mails: to load that takes as long as
-optimizing a small graph does. What no name tells, it is asked all the same.
+optimizing a small graph does. It is asked only where the names of the folders do not tell.
 """
 
 from __future__ import annotations

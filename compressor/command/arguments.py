@@ -28,14 +28,14 @@ UNCHECKED = {"help", "resolve_path"}  # settings that leave every value right
 
 
 class Argument:
-    """By its place. The settings are typer's."""
+    """A parameter that is given by its place; `settings` are those of typer.Argument."""
 
     def __init__(self, *names: str, **settings: Any) -> None:
         self.names, self.settings = names, settings
 
 
 class Option(Argument):
-    """By its names."""
+    """A parameter that is given by name, as `--for cpu`; `settings` are those of typer.Option."""
 
 
 class Commands:
@@ -50,7 +50,7 @@ class Commands:
         return function
 
     def run(self, words: Sequence[str]) -> object:
-        """The command that a line names, on what it gives. Raises: RequestError, KeyboardInterrupt, what it raises."""
+        """Run the command that a line names. Raises: RequestError, KeyboardInterrupt, and what the command raises."""
         function = self.functions.get(words[0]) if words else None
         try:
             given = read(function, words[1:]) if function else None
@@ -90,7 +90,7 @@ class NotPlainError(Exception):
 
 
 class _Parameter:
-    """Of a command: its name, the type of a value, how many it takes, and how it is declared."""
+    """A command's parameter: its name, the type of a value, how many values it takes, and how it is declared."""
 
     def __init__(self, parameter: inspect.Parameter, hint: Any) -> None:
         annotated, self.declared = get_args(hint)
@@ -149,7 +149,7 @@ def _next(rest: Iterator[str]) -> str:
 
 
 def _in_place(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str, list[Any]]:
-    """A word for each; all words where there is one that takes many."""
+    """Words by their places: one for each parameter, or all of them for the one that takes many."""
     if len(parameters) == 1 and parameters[0].many and words:
         return {parameters[0].name: [parameters[0].value(word) for word in words]}
     if len(parameters) != len(words) or any(one.many for one in parameters):

@@ -84,9 +84,9 @@ def among_ranks(command: Callable[[], object]) -> int:
 
 
 def leave(code: int) -> None:
-    """End at once where nobody else is at work: Python would take itself apart, for a tenth of a short command's time.
+    """End the process at once: Python's own tidying up takes a tenth of a short command's time.
 
-    Returns where it has to be Python's own end: another thread runs, or what was printed cannot be delivered.
+    Returns where Python has to end it: another thread runs, or what was printed cannot be delivered.
     """
     if threading.active_count() > 1:
         return

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def say(*lines: str) -> None:
-    """What is no result, on standard error, behind the program's name."""
+    """Lines that are no result, on standard error, each behind the program's name."""
     for line in lines:
         print(f"compress: {line}", file=sys.stderr)
 

@@ -88,7 +88,7 @@ class Decoder:
         return [(batch, self.kv_heads, past, size) for _ in range(self.layers) for size in sizes]
 
     def promised(self, name: str, output: NDArray[np.generic], feeds: Feeds) -> NDArray[np.generic]:
-        """An output with 0 where the token is padding: what is computed there is garbage of no promised kind."""
+        """An output with 0 where the token is padding: nothing is promised of what is computed there."""
         real = feeds[MASK].astype(bool)  # [batch, past + sequence]
         if name == LOGITS:
             return np.where(real[:, -output.shape[1] :, None], output, 0)

@@ -25,7 +25,7 @@ def is_encoder(model: ir.Model) -> bool:
 
 
 def states(model: ir.Model) -> dict[str, str]:
-    """The inputs of a decoder that its encoder makes, and the outputs that they are there; none of any other graph."""
+    """The inputs of a decoder that its encoder makes, each with its name among the encoder's outputs."""
     names = [str(value.name) for value in model.graph.inputs]
     return {
         name: name.replace(PAST, PRESENT, 1) for name in names if name.startswith(f"{PAST}.") and ".encoder." in name

@@ -39,7 +39,7 @@ def compute_wide(model: ir.Model, narrow: ir.DataType = BFLOAT16) -> None:
 
 
 def _gives(node: ir.Node) -> ir.DataType | None:
-    """The type of what a node gives that computes nothing."""
+    """The type of a node's result, where the node computes nothing."""
     if node.op_type in MOVED:
         return node.inputs[0].dtype if node.inputs[0] is not None else None
     told = node.attributes.get(MADE.get(node.op_type, ""))
@@ -49,7 +49,7 @@ def _gives(node: ir.Node) -> ir.DataType | None:
 
 
 def runnable(model: ir.Model, narrow: ir.DataType) -> ir.Model:
-    """A graph of a half type as the CPU runs it and numpy feeds it: bfloat16, which it has not, is float32 outside."""
+    """A graph of a half type as the CPU can run it; bfloat16, which numpy has not, is float32 in its interface."""
     value_types.state(model)  # a type that is said behind one that is not would be taken at its word
     compute_wide(model, narrow)
     return _wide_outside(model) if narrow == BFLOAT16 else model

@@ -1,6 +1,6 @@
 """A file -> a graph, with what onnx_ir leaves out: sparse weights, maps, and attributes whose data lies in other files.
 
-Whose data is not where it may be is refused by whoever asks for the graph; see session.py.
+A graph whose data lies where it must not is read here all the same; session.py refuses it.
 """
 
 from __future__ import annotations

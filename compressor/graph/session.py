@@ -97,7 +97,7 @@ def session_options(mode: Mode, *, spinning: bool = True, lean: bool = False, th
 def start(
     model: Path | ir.Model, options: ort.SessionOptions, backend: Backend = ON_CPU, *, lean: bool = False
 ) -> ort.InferenceSession:
-    """A session with these options, on the backend's first provider: where that did not load, none at all.
+    """A session with these options on the backend's first provider; it falls back to no other.
 
     Raises: as `open_session`.
     """

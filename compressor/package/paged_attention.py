@@ -131,7 +131,7 @@ def _scales_on_cuda(op: Scribe, pools: list[Pool]) -> tuple[list[ir.Value | None
 
 
 def _in_a_row(op: Scribe, query: ir.Value, layer: Attention, pool: Pool) -> ir.Value:
-    """[tokens, 1, heads, size] or as it shall be: [tokens, 1, heads * size]"""
+    """[tokens, 1, heads, size], or already as wanted -> [tokens, 1, heads * size]"""
     return op("Reshape", query, [-1, 1, layer.heads * pool.sizes[1]]) if layer.heads_first else query
 
 

@@ -116,5 +116,5 @@ def proportion(part: float, whole: float) -> float | None:
 
 
 def column_step(columns: int) -> int:
-    """Every how manieth column stands for all of them."""
+    """The step at which columns are taken, so that few of them stand for all."""
     return -(-columns // ERROR_COLUMNS)

@@ -3,7 +3,7 @@
     worse by    how far a number moved against its sense, relative to the baseline's: 0.1 is 10 % worse
     limit       what the kind of number may move without a cause: times do, sizes and probabilities do not
 
-A number that the baseline lacks is compared with nothing; one that is gone is a loss and misses.
+A number that the baseline lacks is compared with nothing; one that the report lacks is a missed limit.
 """
 
 from __future__ import annotations

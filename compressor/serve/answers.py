@@ -84,7 +84,7 @@ class Answer:
         return f"data: {json.dumps({**self.head('.chunk'), 'choices': [choice]})}\n\n"
 
     def whole(self, text: str) -> dict[str, Any]:
-        """All of it at once."""
+        """The whole answer, for a client that does not stream."""
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         choice = {"index": 0, "finish_reason": self.finish, "logprobs": None, **said}
         return {**self.head(""), "choices": [choice], "usage": self.usage()}

@@ -1,7 +1,7 @@
-"""The blocks that the Engine needs, by our forecast: its table is not to be seen from outside.
+"""The blocks that the Engine needs, by our own count: it does not show its table of blocks.
 
-Counted are the blocks of the requests that run, a shared prefix once, and remembered those that were filled. Whether
-there was room is the Engine's word, and preemption the answer.
+Blocks of running requests are counted, a shared prefix once; blocks that were filled are remembered. Where the count
+was too low, the Engine says that it is blocked, and a request is preempted.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ class Forecast:
         self.held: Counter[bytes] = Counter()  # full blocks of those that run, and how many of them hold each
 
     def used(self, running: Sequence[Turn]) -> int:
-        """Blocks of those that run with a next token, a full block that several share counted once."""
+        """Blocks that the running requests need for their next tokens; a full block that several share counts once."""
         for one in running:
             self.name(one, holds=True)
         return len(self.held) + sum(self._open_blocks(one) for one in running)
 
     def fits(self, one: Turn, running: Sequence[Turn]) -> bool:
-        """Whether its blocks are free beside theirs."""
+        """Whether there are blocks for a request beside those that the running ones need."""
         own = self._open_blocks(one) + sum(content not in self.held for content in one.hashes)
         return self.used(running) + own <= self.num_blocks
 
     def known(self, one: Turn) -> int:
-        """Tokens that lie in blocks already; the last is always computed."""
+        """How many of a request's tokens lie in filled blocks; the last token is always left to compute."""
         known = next((at for at, content in enumerate(one.hashes) if content not in self.filled), len(one.hashes))
         return min(known * self.block_size, len(one.tokens) - 1)
 
     def is_awaited(self, one: Turn, running: Sequence[Turn]) -> bool:
-        """Whether somebody is computing the next block of its prefix; the last token is always left to compute."""
+        """Whether a running request is computing the next block of this one's prefix."""
         sharable = one.hashes[: (len(one.tokens) - 1) // self.block_size]
         missing = next((content for content in sharable if content not in self.filled), None)
         return missing is not None and any(missing in other.hashes for other in running if not other.answered)
@@ -46,7 +46,7 @@ class Forecast:
     # --- what becomes of a request ------------------------------------------------------------------------------------
 
     def name(self, one: Turn, *, holds: bool = False) -> None:
-        """Know the full blocks of its tokens; one that runs holds them."""
+        """Name the full blocks of a request's tokens, which a running request holds."""
         known = len(one.hashes)
         if len(one.tokens) // self.block_size > known:
             one.hashes = chain(one.tokens, self.block_size, one.hashes)
@@ -54,11 +54,11 @@ class Forecast:
                 self.held.update(one.hashes[known:])
 
     def hold(self, one: Turn) -> None:
-        """It runs from now on."""
+        """The request runs from now on."""
         self.held.update(one.hashes)
 
     def fill(self, one: Turn) -> None:
-        """Its first token came: what it began with lies in blocks."""
+        """The request's first token came, so the tokens that it began with lie in blocks."""
         for content in one.hashes:
             self.filled[content] = None
             self.filled.move_to_end(content)
@@ -66,12 +66,12 @@ class Forecast:
             self.filled.popitem(last=False)
 
     def let_go(self, one: Turn) -> None:
-        """It runs no more."""
+        """The request no longer runs."""
         for content in one.hashes:
             self.held[content] -= 1
             if not self.held[content]:
                 del self.held[content]
 
     def _open_blocks(self, one: Turn) -> int:
-        """Blocks that its next token needs, beside those that are full."""
+        """Blocks that a request's next token needs, beside its full ones."""
         return -(-(len(one.tokens) + 1) // self.block_size) - len(one.hashes)

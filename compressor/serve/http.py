@@ -203,7 +203,7 @@ class Server:
         answer.early.append(first)
 
     async def _whole(self, http: HttpRequest, answer: Answer, ticket: Ticket) -> Response:
-        """All of it at once, unless the client leaves before."""
+        """The whole answer in one response, unless the client leaves before."""
         gathered = asyncio.ensure_future(self._gather(answer, ticket))
         left = asyncio.ensure_future(_until_gone(http))
         try:
@@ -257,7 +257,7 @@ async def _until_gone(http: HttpRequest) -> None:
 
 
 def _fault(event: Event) -> HttpError:
-    """Whose it was: the request's, or the server's."""
+    """The error for the client: 400 where its request was at fault, 500 where the server was."""
     if event.finish == "refused":
         return HttpError(400, f"response_format: {event.error}", field="response_format")
     return HttpError(500, event.error, "server_error")
@@ -303,5 +303,5 @@ def run(server: Server, place: socket.socket) -> None:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Not a traceback for each request that was cut off when the patience ended: how many they were stands above."""
+    """False for the traceback of a request that was cut off at the end: uvicorn has said how many there were."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -23,7 +23,7 @@ Listener = Callable[[Event], None]
 
 
 class QueueFullError(RequestError):
-    """As many requests wait as may; the same request may pass a moment later."""
+    """The queue is full; the same request may be taken a moment later."""
 
 
 class ClosedError(RequestError):

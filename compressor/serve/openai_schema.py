@@ -116,7 +116,7 @@ class Message(Part):
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
-        """As chat templates read it."""
+        """The message in the form that chat templates read."""
         content = self.content if isinstance(self.content, str) else "".join(one.text for one in self.content)
         return {"role": self.role, "content": content}
 
@@ -206,7 +206,7 @@ class Chat(Common):
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
-    """The objects in it, itself among them."""
+    """A schema's JSON objects: itself, and those inside of it."""
     if isinstance(schema, dict):
         yield schema
         schema = list(schema.values())

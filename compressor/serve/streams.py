@@ -21,7 +21,7 @@ from compressor.serve.served import Served
 
 @dataclass(frozen=True)
 class Streams:
-    """What is measured at."""
+    """The points that are measured, and what every stream asks for."""
 
     counts: Sequence[int] = (1, 4, 16)
     lengths: Sequence[int] = (32, 128)  # tokens of a prompt

@@ -1,7 +1,7 @@
 """Paged twin: what it says of ragged requests in chunks, against the contiguous graph on each request alone.
 
-A pool of 8-bit codes is made for the keys and values of text: there held-out text is read too, and the limit on tokens
-that are none is wider.
+The scales of an 8-bit pool are made for the keys and values of text: there held-out text is read too, and random
+tokens have a wider limit.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """One side of a comparison. The reference runs `exact` on the CPU, the candidate as it will be `served`, where."""
+    """One side of a comparison: the reference runs `exact` on the CPU, the candidate as `served` on its backend."""
 
     path: Path
     is_reference: bool = False
