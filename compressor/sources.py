@@ -106,8 +106,9 @@ def open_input(path: Path, meanwhile: Callable[[int], None] | None = None) -> Ar
     """
     if path.is_dir():
         found = artifact.open_artifact(path)
-        if held := [name for name in found.manifest["files"] if name.endswith(".safetensors")]:
-            raise RequestError(f"{path}: holds no graph but {', '.join(held)}; name an .onnx or an artifact with one")
+        weights = [name for name in found.manifest["files"] if name.endswith(".safetensors")]
+        if weights and not any(name.endswith(".onnx") for name in found.manifest["files"]):
+            raise RequestError(f"{path}: holds {weights[0]} and no graph; name an .onnx or an artifact with one")
         return found
     if path.suffix == ".onnx" and path.is_file():
         files = _graph_files(path)

@@ -165,9 +165,17 @@ def test_an_artifact_for_another_engine_is_said_to_hold_no_graph(tmp_path: Path)
     with shelf.draft("package", artifact.key("package"), {}, {}) as draft:
         (draft.folder / "model.safetensors").touch()
     with pytest.raises(
-        RequestError, match=r"out: holds no graph but model\.safetensors; name an \.onnx or an artifact"
+        RequestError, match=r"out: holds model\.safetensors and no graph; name an \.onnx or an artifact"
     ):
         sources.open_input(shelf.root)
+
+
+def test_a_graph_may_have_safetensors_beside_it(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "out", exact=True)
+    with shelf.draft("quantize", artifact.key("quantize"), {}, {}) as draft:
+        for name in ("model.onnx", "codes.safetensors"):
+            (draft.folder / name).touch()
+    assert sources.open_input(shelf.root).stage == "quantize"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("secret", "not an .onnx file"), ("missing", "no such file or folder")])

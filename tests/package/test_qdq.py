@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -85,7 +86,7 @@ def test_four_bits_take_half_a_byte_on_disk() -> None:
     assert len(codes.tobytes()) == codes.nbytes == 172 * 33 / 2
 
 
-def test_served_it_becomes_onnx_runtimes_own_product(tmp_path: object) -> None:
+def test_served_it_becomes_onnx_runtimes_own_product(tmp_path: Path) -> None:
     """What makes it fast: no Transpose and no Gemm between DequantizeLinear and MatMul."""
     import onnxruntime as ort
 
@@ -96,7 +97,7 @@ def test_served_it_becomes_onnx_runtimes_own_product(tmp_path: object) -> None:
     tensors = {name: solver.solve(torch.from_numpy(weight.T.copy())) for name, weight in weights.items()}
     qdq.replace_linears(packed, find_linears(packed)[0], tensors.__getitem__)
     options = ort.SessionOptions()
-    options.optimized_model_filepath = f"{tmp_path}/served.onnx"
+    options.optimized_model_filepath = str(tmp_path / "served.onnx")
     ort.InferenceSession(laws.to_bytes(packed), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
     assert kinds.count("MatMulNBits") == 2
