@@ -62,9 +62,11 @@ def rotate(model: ir.Model, *, untie: bool, seed: int) -> list[dict[str, Any]]:
     Raises: RequestError with the node that a rotation cannot pass.
     """
     stream = find_stream(model)
-    if tied := [node for node in stream.embeddings if len(node.inputs[0].uses()) > 1] if not untie else []:  # type: ignore[union-attr]
+    tables = [table for node in stream.embeddings if (table := node.inputs[0]) is not None]
+    tied = [table for table in tables if len(table.uses()) > 1]
+    if tied and not untie:
         raise RequestError(
-            f"quantize.rotations: '{tied[0].inputs[0].name}' is embedding and head at once, and the two are rotated "  # type: ignore[union-attr]
+            f"quantize.rotations: '{tied[0].name}' is embedding and head at once, and the two are rotated "
             "apart; set quantize.rotations.untie, which stores it twice"
         )
     heads = find_heads(model)
@@ -133,7 +135,8 @@ def _close(found: Stream, seen: Collection[ir.Value], linears: dict[ir.Value, Li
     for node in dict.fromkeys(sums):
         if node is None or node in found.embeddings or node.op_type in ("Mul", "Identity"):
             continue
-        for value in node.inputs[:2] if node.op_type == "Add" or len(NORMS[node.domain, node.op_type][0]) > 1 else ():
+        adds = node.op_type == "Add" or len(NORMS[node.domain, node.op_type][0]) > 1
+        for value in node.inputs[:2] if adds else ():
             if value is not None and value not in seen:
                 _add_writer(value, found, linears)
         if node.op_type.startswith("Skip") and len(node.inputs) > SKIP_BIAS and node.inputs[SKIP_BIAS] is not None:
@@ -144,9 +147,10 @@ def _add_writer(value: ir.Value, found: Stream, linears: dict[ir.Value, Linear])
     node = value.producer()
     if value not in linears and node is not None and node.op_type == "Add":  # MatMul and its bias
         at = next((at for at in (0, 1) if constant(node.inputs[at]) is not None), None)
-        if at is not None and node.inputs[1 - at] is not None:
+        product = node.inputs[1 - at] if at is not None else None
+        if at is not None and product is not None:
             found.biases.append((node, at))
-            value = node.inputs[1 - at]  # type: ignore[assignment]
+            value = product
     writer = linears.get(value)
     if writer is None or len(value.uses()) != 1:
         raise _refused(value, "joins the residual stream and is no product with a constant weight")
@@ -160,9 +164,10 @@ def find_heads(model: ir.Model) -> list[tuple[Linear, Linear, int]]:
     found = []
     linears = {linear.y: linear for node in model.graph if (linear := as_linear(node))}
     for node in model.graph:
-        if (node.domain, node.op_type) != ATTENTION or node.inputs[VALUE] is None:
+        values = node.inputs[VALUE] if (node.domain, node.op_type) == ATTENTION else None
+        if values is None:
             continue
-        value = linears.get(node.inputs[VALUE])  # type: ignore[arg-type]
+        value = linears.get(values)
         readers = [linears.get(use.node.outputs[0]) for use in node.outputs[0].uses()]
         alone = value is not None and len(value.y.uses()) == 1 and value.bias is None
         if value is not None and alone and len(readers) == 1 and readers[0] is not None:

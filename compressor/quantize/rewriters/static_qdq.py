@@ -164,8 +164,9 @@ def _values(model: ir.Model, nodes: Sequence[ir.Node], *, closing: bool) -> dict
         wanted |= {_end(node) for node in nodes if node.op_type in CLOSED and not _end(node).is_graph_output()}
     ordered = list(model.graph)
     for node in reversed(ordered):
-        if node.outputs[0] in wanted and _carries(node):
-            wanted.add(node.inputs[0])  # type: ignore[arg-type]
+        before = node.inputs[0] if node.outputs[0] in wanted and _carries(node) else None
+        if before is not None:
+            wanted.add(before)
     found: dict[ir.Value, ir.Value] = {value: value for value in model.graph.inputs if value in wanted}
     for node in ordered:
         for value in node.outputs:
