@@ -75,7 +75,7 @@ def run(
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
-    """Make an artifact as a recipe says, measure it, and give the verdict."""
+    """Make an artifact as a recipe says, measure it, and judge it."""
     from compressor import pipeline, planning
     from compressor.command import showing
     from compressor.recipe import shipped
@@ -110,7 +110,7 @@ def export(
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
-    """Export a model to one ONNX graph, or the fewest, and hold it to what torch says."""
+    """Export a model to ONNX and hold it to what torch says. One graph is made, or as few as the task needs."""
     from compressor import pipeline, sources
     from compressor.command import showing
     from compressor.shelf import Shelf
@@ -225,7 +225,7 @@ def validate(
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
-    """Measure a candidate against its reference; a missed limit exits 1."""
+    """Measure a candidate against its reference. A missed limit exits 1."""
     from compressor import pipeline, sources
     from compressor.command import showing
     from compressor.report import baseline as last_good
@@ -255,7 +255,7 @@ def check(
     strict: Annotated[bool, Option("--strict", help="A node that the target cannot run fails.")] = False,
     json_: Json = False,
 ) -> None:
-    """Predict where each node will run, the copies that costs and what hurts; needs no GPU."""
+    """Predict where each node will run. Also the copies that costs, and what hurts; needs no GPU."""
     from compressor import sources
     from compressor.command import showing
     from compressor.graph.session import load_model
@@ -299,7 +299,7 @@ def bench(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Measure latency and throughput by batch and length, with a plot; the rival takes turns."""
+    """Measure latency and throughput by batch and length. A rival takes turns; -o draws a plot."""
     from compressor import benchmark
     from compressor.command import benching
 
@@ -324,7 +324,7 @@ def inspect(
     artifact: Input,
     json_: Json = False,
 ) -> None:
-    """Show what an artifact holds: operators, sizes, interface, provenance, and whether its files are whole."""
+    """Show what an artifact holds, and whether its files are whole. Operators, sizes, interface, provenance."""
     from compressor import inspection, sources
     from compressor.command import showing
 
@@ -358,7 +358,7 @@ def generate(
     threads: Threads = 0,
     json_: Json = False,
 ) -> None:
-    """Answer the prompts of a file into a file; a run that was ended goes on where it stood."""
+    """Answer the prompts of a file into a file. A run that was ended goes on where it stood."""
     from compressor.serve import offline
     from compressor.serve.served import BACKENDS, STATIC, Served
 
@@ -393,7 +393,7 @@ def serve(
     ] = 60,
     api_key: Annotated[str | None, Option("--api-key", envvar="COMPRESS_API_KEY", help="Clients send it.")] = None,
 ) -> None:
-    """Serve an artifact with OpenAI's interface: completions, chat, streaming, metrics."""
+    """Serve an artifact with OpenAI's interface. Completions, chat, streaming, metrics."""
     from compressor.serve.served import BACKENDS, Served
 
     one_of("--backend", backend, BACKENDS)
@@ -418,7 +418,7 @@ def diff(
     after: Annotated[Path, Argument(help="What became of it.")],
     json_: Json = False,
 ) -> None:
-    """Show what two graphs differ in: interface, versions, operators, weights."""
+    """Show what two graphs differ in. Interface, versions, operators, weights."""
     from compressor import difference, sources
     from compressor.command import showing
 
@@ -428,7 +428,7 @@ def diff(
 
 @commands.add
 def doctor(json_: Json = False) -> None:
-    """Show what this machine has: versions, providers that really load, memory, disk."""
+    """Show what this machine has, and which providers really load. Versions, memory, disk."""
     from compressor.command import showing
     from compressor.providers import environment
 
@@ -440,7 +440,7 @@ def recipes(
     schema: Annotated[bool, Option("--schema", help="Print the JSON schema of a recipe.")] = False,
     json_: Json = False,
 ) -> None:
-    """List the recipes that come with compress, each with its first line."""
+    """List the recipes that come with compress. Each says for whom it is."""
     from compressor.recipe import recipe, shipped
 
     if schema:

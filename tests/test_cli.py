@@ -165,6 +165,7 @@ def test_a_wrong_request_is_2_and_a_line_without_traceback(tmp_path: Path) -> No
         ("validate missing --against missing", 2, "missing: no such file or folder"),
         ("inspect notes.txt", 2, "notes.txt: not an .onnx file"),
         ("inspect", 2, "Missing argument 'artifact'. Try `compress inspect --help`."),
+        ("quantize -o out", 2, "Missing argument 'input'. Try `compress quantize --help`."),
         ("validate out --against out -o notes.txt", 2, "Invalid value for '-o'"),
         ("optmize", 2, "No such command 'optmize'. Did you mean 'optimize'? Try `compress --help`."),
         (
@@ -266,6 +267,7 @@ def test_no_command_shows_the_commands(compress: Compress) -> None:
     ended = compress()
     assert ended.code == 2
     assert "validate" in ended.out + ended.err
+    assert "..." not in ended.out + ended.err, "the first sentence of a command's docstring has a line of its own"
 
 
 # --- what a command shows --------------------------------------------------------------------------------------------

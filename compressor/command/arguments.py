@@ -173,8 +173,10 @@ def _declared_for_typer(function: Callable[..., object]) -> Callable[..., object
 
     def declared(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> inspect.Parameter:
         kind, mine = get_args(hints[parameter.name])
-        make = typer.Option if isinstance(mine, Option) else typer.Argument
-        return parameter.replace(annotation=Annotated[kind, make(*mine.names, **mine.settings)])
+        if isinstance(mine, Option):
+            return parameter.replace(annotation=Annotated[kind, typer.Option(*mine.names, **mine.settings)])
+        shown = parameter.name.rstrip("_")  # `input_` spares Python's own name
+        return parameter.replace(annotation=Annotated[kind, typer.Argument(metavar=shown, **mine.settings)])
 
     @functools.wraps(function)
     def twin(**given: Any) -> object:
