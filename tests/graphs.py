@@ -18,6 +18,8 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
+from passes.import_normalization import ImportNormalization
+
 
 def build(text: str, opset: int = 17, ir_version: int = 10, **weights: np.ndarray) -> ir.Model:
     """Parse `text`; the keyword arguments become initializers of the main graph."""
@@ -25,6 +27,13 @@ def build(text: str, opset: int = 17, ir_version: int = 10, **weights: np.ndarra
     tensors = [ir.tensor(np.asarray(array), name=name) for name, array in weights.items()]
     proto.graph.initializer.extend(ir.to_proto(tensor) for tensor in tensors)
     return ir.from_proto(proto)
+
+
+def typed(text: str, opset: int = 17, **weights: np.ndarray) -> ir.Model:
+    """`build`, with the types and shapes that follow, as all passes but the first find them."""
+    model = build(text, opset, **weights)
+    ImportNormalization()(model)
+    return model
 
 
 def inferred(text: str, opset: int, **weights: np.ndarray) -> ir.Model:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from passes.activation_merging import ActivationMerging
-from passes.import_normalization import ImportNormalization
 from tests import graphs, laws
 
 BEYOND = np.array([[np.inf, -np.inf, 0.5, -3, 9]] * 4, np.float32)
@@ -16,9 +15,7 @@ def limited(*steps: str, kind: str = "float") -> graphs.ir.Model:
     names = ["x", *(f"v{place}" for place in range(len(steps) - 1)), "y"]
     nodes = " ".join(f"{names[place + 1]} = {step.replace('@', names[place])}" for place, step in enumerate(steps))
     weights = {name: np.array(number, "float32" if kind == "float" else kind) for name, number in NUMBERS.items()}
-    model = graphs.build(f"({kind}[4,5] x) => ({kind}[4,5] y) {{ {nodes} }}", **weights)
-    ImportNormalization()(model)  # types between the nodes
-    return model
+    return graphs.typed(f"({kind}[4,5] x) => ({kind}[4,5] y) {{ {nodes} }}", **weights)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +70,7 @@ def test_infinities_go_where_they_went(steps: tuple[str, ...], left: str) -> Non
 
 def test_before_opset_8_a_maximum_widens_nothing() -> None:
     text = "(float[1] x) => (float[1] y) { a = Max(x, one)  y = Max(a, six) }"
-    model = graphs.build(text, 7, one=np.ones(1, np.float32), six=np.full(1, 6, np.float32))
-    ImportNormalization()(model)
+    model = graphs.typed(text, 7, one=np.ones(1, np.float32), six=np.full(1, 6, np.float32))
     (found,) = laws.reasons(ActivationMerging(), model)
     assert "before opset 8" in found
 

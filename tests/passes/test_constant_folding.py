@@ -6,7 +6,6 @@ import pytest
 
 from compressor.graph import session
 from passes.constant_folding import ConstantFolding
-from passes.import_normalization import ImportNormalization
 from tests import graphs, laws, moving_graphs
 
 
@@ -123,8 +122,7 @@ def test_weights_written_short_are_written_out() -> None:
 
 def by_runtime(nodes: str, **weights: np.ndarray) -> tuple[list[str], ConstantFolding]:
     """What is left of nodes that give `k`, read by the sum that the graph gives."""
-    model = graphs.build(f"(float[3] x) => (float[3] y) {{ {nodes}  y = Add(x, k) }}", **weights)
-    ImportNormalization()(model)
+    model = graphs.typed(f"(float[3] x) => (float[3] y) {{ {nodes}  y = Add(x, k) }}", **weights)
     graph_pass = ConstantFolding(run=session.compute)
     return laws.left_by(graph_pass, model), graph_pass
 
@@ -161,8 +159,7 @@ def test_a_large_weight_is_computed_when_read() -> None:
     numbers = {
         name: np.full(4, name in ("ones", "variance"), np.float32) for name in ("ones", "zeros", "mean", "variance")
     }
-    model = graphs.build(text, w=graphs.normal(16, 4, 3, 3), **numbers)
-    ImportNormalization()(model)
+    model = graphs.typed(text, w=graphs.normal(16, 4, 3, 3), **numbers)
     graph_pass = ConstantFolding(run=session.compute)
     assert laws.left_by(graph_pass, model) == ["Conv"]
     assert isinstance(model.graph.initializers["w"].const_value, ir.LazyTensor)
@@ -179,13 +176,12 @@ def test_a_large_weight_is_computed_when_read() -> None:
 )
 def test_what_draws_or_stores_a_quantized_weight_is_not_for_the_runtime(nodes: str) -> None:
     weights = {"a": THREE, "codes": np.array([1, 2, 3], np.int8), "scale": np.float32(0.5)}
-    model = graphs.build(
+    model = graphs.typed(
         f"(float[3] x) => (float[3] y) {{ {nodes}  y = Add(x, k) }}",
         **weights,
         half=np.float32(0.5),
         yes=np.array(True),
     )
-    ImportNormalization()(model)
     assert not ConstantFolding(run=session.compute)(model).modified
 
 
@@ -193,8 +189,7 @@ def test_what_the_runtime_refuses_stays() -> None:
     def refuse(alone: ir.Model) -> list[np.ndarray]:
         raise ValueError(f"no kernel for {alone.graph[0].op_type}")
 
-    model = graphs.build("(float[3] x) => (float[3] y) { k = Sigmoid(a)  y = Add(x, k) }", a=THREE)
-    ImportNormalization()(model)
+    model = graphs.typed("(float[3] x) => (float[3] y) { k = Sigmoid(a)  y = Add(x, k) }", a=THREE)
     graph_pass = ConstantFolding(run=refuse)
     assert not graph_pass(model).modified
     assert graph_pass.refusals[0].reason == "cannot be evaluated: no kernel for Sigmoid"
@@ -205,8 +200,7 @@ def test_a_weight_that_is_standardized_is_that_weight() -> None:
     text = """(float[1,32,4,4] x) => (float[1,512,4,4] y) {
         m = ReduceMean<axes = [1, 2, 3]>(w)  d = Sub(w, m)  y = Conv(x, d)
     }"""
-    model = graphs.build(text, w=graphs.normal(512, 32, 1, 1))
-    ImportNormalization()(model)
+    model = graphs.typed(text, w=graphs.normal(512, 32, 1, 1))
     graph_pass = ConstantFolding(run=session.compute)
     assert laws.left_by(graph_pass, model) == ["Conv"]
     assert list(model.graph.initializers) == ["w"]

@@ -4,15 +4,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.dead_node_elimination import DeadNodeElimination
 from passes.expand_elimination import ExpandElimination
 from tests import graphs, laws, moving_graphs
 
 
 def narrowed(model: ir.Model) -> ExpandElimination:
     graph_pass = ExpandElimination()
-    graph_pass(model)
-    DeadNodeElimination()(model)
+    laws.left_by(graph_pass, model)
     return graph_pass
 
 

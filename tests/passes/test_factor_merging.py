@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from passes.factor_merging import FactorMerging
-from passes.import_normalization import ImportNormalization
 from tests import graphs, laws
 
 
@@ -13,9 +12,7 @@ def steps(nodes: str, kind: str = "float", outputs: str = "", **weights: np.ndar
     given = {name: np.array(number, "float32") for name, number in numbers.items()} | weights
     if kind != "float":
         given = {name: np.array(number, kind) for name, number in list(numbers.items())[:3]}
-    model = graphs.build(f"({kind}[2,3] x, {kind}[2,1] s) => ({kind}[2,3] y{outputs}) {{ {nodes} }}", **given)
-    ImportNormalization()(model)
-    return model
+    return graphs.typed(f"({kind}[2,3] x, {kind}[2,1] s) => ({kind}[2,3] y{outputs}) {{ {nodes} }}", **given)
 
 
 @pytest.mark.parametrize(

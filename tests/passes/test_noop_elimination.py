@@ -3,21 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from passes.import_normalization import ImportNormalization
 from passes.noop_elimination import NoopElimination
 from tests import graphs, laws
 
 
-def typed(text: str, **weights: np.ndarray) -> graphs.ir.Model:
-    """With the types and shapes that follow, as all passes but the first find them."""
-    model = graphs.build(text, **weights)
-    ImportNormalization()(model)
-    return model
-
-
 def around(node: str, dims: str = "2,3", **weights: np.ndarray) -> graphs.ir.Model:
     text = f"(float[{dims}] x) => (float[{dims}] y) {{ a = Neg(x)  b = {node}  y = Exp(b) }}"
-    return typed(text, **weights)
+    return graphs.typed(text, **weights)
 
 
 @pytest.mark.parametrize(
@@ -57,20 +49,20 @@ def test_what_returns_its_input_goes(node: str, weights: dict[str, np.ndarray]) 
 )
 def test_what_nearly_does_stays(node: str, weights: dict[str, np.ndarray]) -> None:
     text = f"(float[2,3] x) => (float[A,B] y) {{ a = Neg(x)  b = {node}  y = Exp(b) }}"
-    assert len(laws.left_by(NoopElimination(), typed(text, **weights))) == 3
+    assert len(laws.left_by(NoopElimination(), graphs.typed(text, **weights))) == 3
 
 
 @pytest.mark.parametrize("node", ["Reshape(a, k)", "Expand(a, k)"])
 def test_a_free_size_may_be_another(node: str) -> None:
     """[2, 3] is the shape at one call."""
     text = f"(float[N,3] x) => (float[A,B] y) {{ a = Neg(x)  b = {node}  y = Exp(b) }}"
-    assert len(laws.left_by(NoopElimination(), typed(text, k=np.array([2, 3])))) == 3
+    assert len(laws.left_by(NoopElimination(), graphs.typed(text, k=np.array([2, 3])))) == 3
 
 
 @pytest.mark.parametrize(("place", "left"), [(1, ["Neg", "Exp"]), (-1, ["Neg", "Exp"]), (2, None)])
 def test_an_entry_of_a_sequence_made_here_is_that_value(place: int, left: list[str] | None) -> None:
     text = "(float[3] x) => (float[3] y) { a = Neg(x)  s = SequenceConstruct(x, a)  b = SequenceAt(s, k)  y = Exp(b) }"
-    model = typed(text, k=np.array(place))
+    model = graphs.typed(text, k=np.array(place))
     if left is None:
         assert not NoopElimination()(model).modified
     else:

@@ -8,16 +8,9 @@ from passes.shape_arithmetic import ShapeArithmetic
 from tests import graphs, laws
 
 
-def typed(text: str, **weights: np.ndarray) -> graphs.ir.Model:
-    """With the types and shapes that follow, as all passes but the first find them."""
-    model = graphs.build(text, **weights)
-    ImportNormalization()(model)
-    return model
-
-
 def reshaped(arithmetic: str, dims: str = "N,6,4", **weights: np.ndarray) -> graphs.ir.Model:
     text = f"(float[{dims}] x) => (float[A,B] y) {{ s = Shape(x)  {arithmetic}  y = Reshape(x, t) }}"
-    return typed(text, **weights)
+    return graphs.typed(text, **weights)
 
 
 HEAD = "n = Gather(s, zero)  u = Unsqueeze(n, first)  "
@@ -34,14 +27,14 @@ def test_a_target_relative_to_the_input_is_written_down(tail: str) -> None:
 
 def test_known_sizes_are_numbers() -> None:
     text = "(float[2,6] x) => (int64[2] y) { s = Shape(x)  d = Mul(s, two)  y = Neg(d) }"
-    assert laws.left_by(ShapeArithmetic(), typed(text, two=np.array(2))) == ["Neg"]
+    assert laws.left_by(ShapeArithmetic(), graphs.typed(text, two=np.array(2))) == ["Neg"]
 
 
 def test_two_free_sizes_stay() -> None:
     text = """(float[N,M,4] x, float[K] z) => (float[A,B,C] y) {
         s = Shape(x)  r = Shape(z)  n = Slice(s, zero, one)  t = Concat<axis = 0>(r, n, four)  y = Reshape(x, t)
     }"""
-    model = typed(text, zero=np.array([0]), one=np.array([1]), four=np.array([4]))
+    model = graphs.typed(text, zero=np.array([0]), one=np.array([1]), four=np.array([4]))
     left = laws.left_by(ShapeArithmetic(), model)
     assert "Concat" in left
 
@@ -49,13 +42,13 @@ def test_two_free_sizes_stay() -> None:
 def test_names_that_two_inputs_share_prove_nothing() -> None:
     """A caller may pass 1 for the one and 3 for the other."""
     text = "(float[N] x, float[N] z) => (float[M] y) { s = Shape(z)  y = Expand(x, s) }"
-    assert "Shape" in laws.left_by(ShapeArithmetic(), typed(text))
+    assert "Shape" in laws.left_by(ShapeArithmetic(), graphs.typed(text))
 
 
 def test_a_range_counts_to_a_number() -> None:
     """ONNX Runtime takes a vector of one entry for it until it sees that it is one, as it does once all are known."""
     text = "(int64[1] n) => (int64[A] y) { y = Range(zero, n, one) }"
-    model = typed(text, zero=np.array(0), one=np.array([1]))
+    model = graphs.typed(text, zero=np.array(0), one=np.array([1]))
     assert laws.left_by(ShapeArithmetic(), model) == ["Reshape", "Range"]
     assert [value.shape for value in model.graph[-1].inputs] == [()] * 3
 
@@ -70,7 +63,7 @@ def test_a_size_of_none_stays_one_where_zero_is_zero() -> None:
 
 def test_sizes_that_were_found_are_not_computed_again() -> None:
     """The second Shape is of a value that has the axes of the first; and what is made of it follows."""
-    model = typed(
+    model = graphs.typed(
         """(float[N,M] x) => (int64[2] y, int64[2] z) {
             s = Shape(x)  a = Neg(x)  t = Shape(a)  b = Add(s, one)  c = Add(t, one)  y = Neg(b)  z = Abs(c)
         }""",

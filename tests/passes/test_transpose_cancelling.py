@@ -4,15 +4,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.dead_node_elimination import DeadNodeElimination
 from passes.transpose_cancelling import TransposeCancelling
 from tests import graphs, laws, moving_graphs
 
 
 def cancelled(graph: str) -> tuple[ir.Model, TransposeCancelling]:
     model, graph_pass = moving_graphs.GRAPHS[graph](), TransposeCancelling()
-    graph_pass(model)
-    DeadNodeElimination()(model)
+    laws.left_by(graph_pass, model)
     return model, graph_pass
 
 

@@ -3,15 +3,13 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from passes.dead_node_elimination import DeadNodeElimination
 from passes.transpose_recovery import TransposeRecovery
 from tests import laws, moving_graphs
 
 
 def recovered(graph: str) -> tuple[ir.Model, TransposeRecovery]:
     model, graph_pass = moving_graphs.GRAPHS[graph](), TransposeRecovery()
-    graph_pass(model)
-    DeadNodeElimination()(model)
+    laws.left_by(graph_pass, model)
     return model, graph_pass
 
 
