@@ -82,7 +82,7 @@ def work(task: Task) -> Work:
         return _rewrite(task)
     linears, left_alone = weights(task.model, recipe)
     if not linears:
-        why = [f"{name} {reason}" for name, reason in left_alone.items()] or ["no product with a constant matrix"]
+        why = [f"{name}: {reason}" for name, reason in left_alone.items()] or ["no product with a constant matrix"]
         more = f", and {len(why) - 1} more" if len(why) > 1 else ""
         raise RequestError(f"no weight to quantize; {why[0]}{more}")
     choices, facts = _choices(task, linears)

@@ -91,7 +91,7 @@ def plan(
     model: ir.Model, options: StaticQdq, target: str, exclude: Sequence[str], float_nodes: Collection[str] = ()
 ) -> Plan:
     """Choose nodes in the order of the graph, then the values between them."""
-    left_alone: dict[str, str] = {}
+    left: dict[ir.Node, str] = {}
     nodes: list[ir.Node] = []
     integer: set[ir.Value] = set()  # values that come out of integer kernels
     for node in model.graph:
@@ -102,11 +102,13 @@ def plan(
         if label(node) in float_nodes:
             continue
         if reason := _refusal(node, exclude, integer, attention=options.attention):
-            left_alone |= {label(node): reason} if node.op_type in PRODUCTS else {}
+            left |= {node: reason} if node.op_type in PRODUCTS else {}
         else:
             nodes.append(node)
             integer |= {_end(node)} if node.op_type in CLOSED else set()
-    return Plan(tuple(nodes), _values(model, nodes, closing=target in CLOSING_TARGETS), left_alone)
+    taken = {label(node) for node in nodes}  # by a product that is quantized, of a weight that several read
+    named = {label(node) if label(node) not in taken else str(node.outputs[0].name): why for node, why in left.items()}
+    return Plan(tuple(nodes), _values(model, nodes, closing=target in CLOSING_TARGETS), named)
 
 
 def insert(model: ir.Model, chosen: Plan, form: Form, ranges: dict[str, Range]) -> list[dict[str, Any]]:

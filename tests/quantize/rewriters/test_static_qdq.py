@@ -214,6 +214,14 @@ def test_a_graph_without_products_is_refused(text: str, line: str) -> None:
         quantized(graphs.build(text, opset=21, d=graphs.normal(6, 6, dtype=np.float64), w=graphs.normal(6, 6)))
 
 
+def test_a_weight_of_two_products_is_told_apart_by_them() -> None:
+    text = "(float[N,6] x) => (float[N,6] y) { p = MatMul(table, w) q = MatMul(x, w) y = MatMul(q, p) }"
+    model = graphs.build(text, opset=21, w=graphs.normal(6, 6), table=graphs.normal(6, 6))
+    made = quantized(model, batches=data((9, 6)))
+    assert [row["layer"] for row in made.rows] == ["w"]
+    assert made.left_alone == {"p": "reads constants alone", "y": "a product of two activations"}
+
+
 def test_an_old_opset_gets_one_scale_a_weight_or_nothing() -> None:
     text = "(float[N,6] x) => (float[N,4] y) { y = MatMul(x, w) }"
     made = quantized(graphs.build(text, opset=11, w=graphs.normal(6, 4)), batches=data((9, 6)))
