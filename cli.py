@@ -463,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None and not ranked:
         ending.unwind_when_terminated()
     kept = ending.KEPT.get(words[0], "") if words else ""
-    code = ending.among_ranks(command) if ranked else ending.guarded(command, kept)
+    code = (ending.among_ranks if ranked else ending.guarded)(command, kept)
     if arguments is None and not ranked:
         ending.leave(code)
     sys.exit(code)

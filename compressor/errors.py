@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 
 DONE, LIMIT_MISSED, REQUEST_WRONG, MACHINE_CANNOT, BUG = 0, 1, 2, 3, 70
+OUT_OF_MEMORY = "out of memory; fewer samples, smaller batches or a machine with more would help"
 LONGEST = 300  # characters of somebody else's message that a reader of ours still reads
 COLOUR = re.compile(r"\x1b\[\d*m")
 

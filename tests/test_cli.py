@@ -213,7 +213,7 @@ def test_every_finding_of_a_recipe_is_a_line(tmp_path: Path, compress: Compress)
     ("error", "code", "line"),
     [
         (ZeroDivisionError("half\na story"), 70, "this is a bug in compress: ZeroDivisionError: half"),
-        (MemoryError(), 3, "out of memory; fewer calibration samples or a machine with more would help"),
+        (MemoryError(), 3, "out of memory; fewer samples, smaller batches or a machine with more would help"),
     ],
     ids=["bug", "memory"],
 )

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from compressor.command.arguments import INTERRUPTED, UNREAD
 from compressor.command.terminal import say
-from compressor.errors import BUG, DONE, MACHINE_CANNOT, CompressError, LimitMissedError, RequestError, in_a_line
+from compressor.errors import (
+    BUG,
+    DONE,
+    MACHINE_CANNOT,
+    OUT_OF_MEMORY,
+    CompressError,
+    LimitMissedError,
+    RequestError,
+    in_a_line,
+)
 
 if TYPE_CHECKING:
     from compressor.artifact import Artifact
@@ -60,7 +69,7 @@ def guarded(command: Callable[[], object], kept: str = "") -> int:
         signal.raise_signal(signal.SIGTERM)  # by now with its plain effect, which whoever sent it will see
         raise
     except MemoryError:
-        say("out of memory; fewer calibration samples or a machine with more would help")
+        say(OUT_OF_MEMORY)
         return MACHINE_CANNOT
     except Exception as error:
         import traceback
@@ -70,7 +79,7 @@ def guarded(command: Callable[[], object], kept: str = "") -> int:
         return BUG
 
 
-def among_ranks(command: Callable[[], object]) -> int:
+def among_ranks(command: Callable[[], object], kept: str = "") -> int:
     """The first process runs the command, the others what it shares out; all end with its code."""
     from compressor.quantize.machine import ranks
 
@@ -78,7 +87,7 @@ def among_ranks(command: Callable[[], object]) -> int:
         return code
     if not ranks.leads():
         return guarded(ranks.follow)
-    code = guarded(command)
+    code = guarded(command, kept)
     ranks.dismiss(code)
     return code
 

@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from compressor.errors import BUG, MACHINE_CANNOT, CompressError, MachineError, RequestError, in_a_line
+from compressor.errors import BUG, MACHINE_CANNOT, OUT_OF_MEMORY, CompressError, MachineError, RequestError, in_a_line
 from compressor.progress import Track, identity
 
 T = TypeVar("T")
@@ -256,7 +256,7 @@ def _portable(error: Exception) -> tuple[str, int]:
     if isinstance(error, CompressError):
         return str(error), error.exit_code
     if isinstance(error, MemoryError):
-        return "out of memory; fewer calibration samples or a machine with more would help", MACHINE_CANNOT
+        return OUT_OF_MEMORY, MACHINE_CANNOT
     traceback.print_exception(error)
     said = " ".join(str(error).split())
     return f"this is a bug in compress: {type(error).__name__}: {said}. Please report the lines above", BUG
