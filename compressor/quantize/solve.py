@@ -23,6 +23,7 @@ from compressor.quantize.flow.linears import Linear
 from compressor.quantize.flow.segments import Segment, segments
 from compressor.quantize.gptq import Factorised, Gptq, NotPositiveDefiniteError, damped
 from compressor.quantize.machine import compiled, fused, ranks
+from compressor.quantize.machine.memory import freed_memory_kept
 from compressor.quantize.machine.threads import a_weight_each, at_once
 from compressor.quantize.qtensor import Choice, QTensor, side_by_side
 from compressor.quantize.rtn import RoundToNearest
@@ -107,7 +108,7 @@ def without_data(
         return _row(linear, tensor) | {"weight_error": error, "flags": _flags(tensor, worse=False)}
 
     _compile(linears, compiled.WORTH_ROUNDED)
-    with a_weight_each() as pool:
+    with freed_memory_kept(), a_weight_each() as pool:
         work = [pool.submit(rounded, linear) for linear in linears]
         return [one.result() for one in track(work, method)]
 

@@ -22,7 +22,7 @@ from compressor.package import matmulbnb4, matmulinteger
 from compressor.package.matmulinteger import Outliers
 from compressor.quantize import embeddings, store
 from compressor.quantize.flow.linears import Linear
-from compressor.quantize.machine import threads
+from compressor.quantize.machine import memory, threads
 from compressor.recipe.methods import Codebook, Dynamic, Gptq, Keep, LlmInt8, OnGrid, Rtn, StaticQdq
 from compressor.recipe.recipe import Recipe
 from compressor.stages.preparing import opened, weights
@@ -39,7 +39,7 @@ class Packed:
     def write(self, path: Path) -> None:
         """Codes are laid out as they are written, a thread to each weight."""
         at_once = threads.at_once()
-        with threads.one_thread():
+        with threads.one_thread(), memory.freed_memory_kept():
             save_model(self.model, path, at_once)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -7,6 +9,28 @@ import pytest
 import torch
 
 from compressor.quantize.machine.memory import LARGE_PAGE, Scratch, copied, room
+from tests.conftest import ROOT
+
+# Pages that the system had to give for ten blocks of 40 MB, one freed before the next; before, meanwhile and after.
+FAULTS = """
+import contextlib, resource
+from compressor.quantize.machine.memory import freed_memory_kept, keep_heap_small
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        block = bytearray(40 << 20)
+        for page in range(0, len(block), 4096):
+            block[page] = 1
+        del block
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_heap_small()
+print(faults())
+with freed_memory_kept():
+    print(faults())
+print(faults())
+"""
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3,), (LARGE_PAGE // 4, 2)])
@@ -45,3 +69,12 @@ def test_a_copy_takes_the_place_of_one_that_is_done_and_as_large() -> None:
     assert copies[2].ctypes.data not in places
     assert [copy.max() for copy in copies] == [1, 2, 3]
     assert len(done) == 1  # of another shape
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is asked")
+def test_what_follows_takes_the_room_of_what_was_freed() -> None:
+    """In an interpreter of its own: how a heap was asked to behave stays with it."""
+    asked = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, cwd=ROOT)
+    plain, kept, after = map(int, asked.stdout.split())
+    assert kept * 4 < plain
+    assert kept * 4 < after
