@@ -81,7 +81,8 @@ def calibration_pairs(options: Calibration, vocabulary: Vocabulary, context: int
 def written(pairs: Sequence[Pair], model: ir.Model, folder: Path) -> Iterator[Feeds]:
     """What the decoder of a folder is given, pair by pair; the encoder beside it is run on the text.
 
-    Raises: RequestError when there is no such encoder, when it reads no text, or no token is named to start with.
+    Raises: RequestError when there is no such encoder, when it reads no text, when no token is named to start with, or
+    when the decoder reads what neither gives.
     """
     start, encoder = sources.config(folder).get(START), folder / ENCODER
     if not encoder.is_file():
@@ -92,12 +93,18 @@ def written(pairs: Sequence[Pair], model: ir.Model, folder: Path) -> Iterator[Fe
     given = [one.name for one in session.get_inputs()]
     if unread := [name for name in given if name not in (IDS, MASK)]:
         raise RequestError(f"{encoder}: reads {', '.join(unread)}, which text does not give; calibrate with arrays")
-    names = [str(value.name) for value in model.graph.inputs]
+    names, past = [str(value.name) for value in model.graph.inputs], encoder_decoder.empty_past(model, 1)
+    outputs = {one.name for one in session.get_outputs()}
+    known = {IDS, ENCODER_MASK, *past, *(name for name, made in states.items() if made in outputs)}
+    if unknown := [name for name in names if name not in known]:
+        raise RequestError(
+            f"{folder}: the decoder reads {', '.join(unknown)}, which neither text nor {ENCODER} gives; "
+            "calibrate with arrays"
+        )
     for pair in pairs:
         made = session.run(list(states.values()), {name: pair.read[name] for name in given})
         late = np.concatenate([np.full((1, 1), start, np.int64), pair.target[:, :-1]], 1)
-        every = {IDS: late, ENCODER_MASK: pair.read[MASK]} | encoder_decoder.empty_past(model, 1)
-        every |= dict(zip(states, made, strict=True))
+        every = {IDS: late, ENCODER_MASK: pair.read[MASK]} | past | dict(zip(states, made, strict=True))
         yield {name: every[name] for name in names}
 
 

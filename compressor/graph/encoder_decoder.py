@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from compressor.graph.decoder import Feeds
+from compressor.graph.decoder import IDS, MASK, Feeds
 
 ENCODER, DECODER = "encoder_model.onnx", "decoder_model.onnx"
 ENCODER_MASK = "encoder_attention_mask"
@@ -18,10 +18,9 @@ PAST, PRESENT = "past_key_values", "present"
 
 
 def is_encoder(model: ir.Model) -> bool:
-    """Whether a decoder reads what the graph makes."""
-    return any(
-        str(value.name).startswith(f"{PRESENT}.") and ".encoder." in str(value.name) for value in model.graph.outputs
-    )
+    """Whether a decoder reads what the graph makes of text alone; a decoder without a past makes the same of states."""
+    read, made = ([str(value.name) for value in side] for side in (model.graph.inputs, model.graph.outputs))
+    return {*read} <= {IDS, MASK} and any(name.startswith(f"{PRESENT}.") and ".encoder." in name for name in made)
 
 
 def states(model: ir.Model) -> dict[str, str]:
@@ -33,11 +32,12 @@ def states(model: ir.Model) -> dict[str, str]:
 
 
 def empty_past(model: ir.Model, batch: int) -> Feeds:
-    """A decoder's own cache before its first token."""
-    own = [one for one in model.graph.inputs if str(one.name).startswith(f"{PAST}.") and ".decoder." in str(one.name)]
-    shapes = ((batch, one.shape[1], 0, one.shape[3]) for one in own if one.shape is not None)
-    types = (one.dtype.numpy() for one in own if one.dtype is not None)
-    return {
-        str(one.name): np.zeros([int(str(size)) for size in shape], dtype)
-        for one, shape, dtype in zip(own, shapes, types, strict=True)
-    }
+    """A decoder's own cache before its first token, as far as the graph states its heads and their size."""
+    found: Feeds = {}
+    for one in model.graph.inputs:
+        if not str(one.name).startswith(f"{PAST}.") or ".decoder." not in str(one.name) or one.dtype is None:
+            continue
+        match [*(one.shape or ())]:
+            case [_, int(heads), _, int(size)]:
+                found[str(one.name)] = np.zeros((batch, heads, 0, size), one.dtype.numpy())
+    return found

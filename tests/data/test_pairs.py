@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 import transformers
@@ -16,15 +17,16 @@ from compressor.artifact import Artifact
 from compressor.data import samples
 from compressor.data.samples import Samples
 from compressor.errors import RequestError
-from compressor.graph.session import load_model, open_session
+from compressor.graph.session import load_model, open_session, save_model
 from compressor.recipe import recipe
 from compressor.recipe.recipe import Calibration, Images
 from compressor.shelf import Shelf
-from tests import architectures
+from tests import architectures, graphs
 from tests.byte_tokenizer import BOS, write_tokenizer
 
 ROWS = [{"pair": {"a": f"text {at} ...", "b": f"and {at * 7} is what is said of it"}} for at in range(9)]
 NAMED = {"text_field": "pair.a", "target_field": "pair.b"}
+OWN, THEIRS = "past_key_values.0.decoder.key", "past_key_values.0.encoder.key"
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,47 @@ def test_a_decoder_needs_its_encoder_and_its_first_token(exported: Artifact, row
     (tmp_path / "encoder_model.onnx").touch()
     with pytest.raises(RequestError, match="its configuration names no decoder_start_token_id"):
         samples.calibrating(asked, model, tmp_path, Images())
+
+
+def unread(decoder: ir.Model, encoder: ir.Model) -> None:
+    decoder.graph.inputs.append(ir.val("use_cache_branch", ir.DataType.BOOL, [1]))
+
+
+def unsized(decoder: ir.Model, encoder: ir.Model) -> None:
+    next(one for one in decoder.graph.inputs if one.name == OWN).shape = ir.Shape(["batch", "heads", "past", "size"])
+
+
+def unshaped(decoder: ir.Model, encoder: ir.Model) -> None:
+    next(one for one in decoder.graph.inputs if one.name == OWN).shape = None
+
+
+def hidden_states_alone(decoder: ir.Model, encoder: ir.Model) -> None:
+    del encoder.graph.outputs[1:]
+
+
+@pytest.mark.parametrize(
+    ("alter", "named"),
+    [(unread, "use_cache_branch"), (unsized, OWN), (unshaped, OWN), (hidden_states_alone, THEIRS)],
+)
+def test_a_decoder_that_reads_what_neither_text_nor_its_encoder_gives_is_refused(
+    exported: Artifact, rows: str, tmp_path: Path, alter: Callable[[ir.Model, ir.Model], None], named: str
+) -> None:
+    """As others export them."""
+    encoder, decoder = (load_model(path) for path in exported.models)
+    alter(decoder, encoder)
+    save_model(encoder, tmp_path / "encoder_model.onnx")
+    sources.carry(exported.directory, tmp_path)
+    with pytest.raises(RequestError, match=f"the decoder reads {named}.*, which neither .* gives; calibrate with arr"):
+        samples.calibrating(Calibration(source=rows, samples=4, length=16, **NAMED), decoder, tmp_path, Images())
+
+
+def test_a_decoder_without_a_past_is_no_encoder(exported: Artifact) -> None:
+    text = "(int64[N,T] input_ids, float[N,S,2] encoder_hidden_states) => (float[N,S,2] y, int64[N,T] z) "
+    model = graphs.build(text + "{ y = Neg(encoder_hidden_states) z = Neg(input_ids) }", opset=21)
+    model.graph.outputs[0].name = "present.0.encoder.key"
+    asked = Calibration(samples=4, length=16)
+    with pytest.raises(RequestError, match="reads encoder_hidden_states, which text does not give"):
+        samples.calibrating(asked, model, exported.directory, Images())
 
 
 def test_gptq_solves_both_graphs_on_pairs(exported: Artifact, rows: str, tmp_path: Path) -> None:
