@@ -44,7 +44,10 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Samples:
-    """Calls of a graph, all alike but for the last, which may hold fewer rows; `facts` say where they came from."""
+    """Calls of a graph: alike but for the last, which may hold fewer rows, or pairs, each of its own length.
+
+    facts: where they came from.
+    """
 
     batches: tuple[Feeds, ...] = field(repr=False)
     facts: dict[str, Any]
