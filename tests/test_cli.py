@@ -233,8 +233,8 @@ def test_what_nobody_asked_for_has_its_code(
 @pytest.mark.parametrize(
     ("command", "kept"),
     [
-        ("run", "; the same command goes on from the last finished stage"),
-        ("quantize", "; the same command goes on from the last finished stage"),
+        ("run", "; stages that are finished are kept, and the same command goes on from there"),
+        ("quantize", "; stages that are finished are kept, and the same command goes on from there"),
         ("generate", "; the same command goes on with the prompts that have no answer"),
         *((name, "") for name in ("export", "optimize", "validate", "check", "bench", "recipes")),
     ],

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from compressor.report.report import Report
 
 
-STAGES_KEPT = "the same command goes on from the last finished stage"
+STAGES_KEPT = "stages that are finished are kept, and the same command goes on from there"
 KEPT = {
     "run": STAGES_KEPT,
     "quantize": STAGES_KEPT,

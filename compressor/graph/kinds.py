@@ -9,8 +9,7 @@ pick rows of it, shape it, or take its bytes apart:
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -42,14 +41,17 @@ class Constant(NamedTuple):
     entries: int
 
 
+Readers = Counter[tuple[ir.Node, int]]  # who reads a value, at which place, and in how many ways it gets there
+
+
 def constants(model: ir.Model) -> list[Constant]:
     """The initializers of all graphs."""
-    values = (value for graph in model.graphs() for value in graph.initializers.values())
-    return [_constant(value, value.const_value) for value in values if value.const_value is not None]
+    readers = _readers(model)
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    return [_constant(value.const_value, readers[value]) for value in values if value.const_value is not None]
 
 
-def _constant(value: ir.Value, tensor: ir.TensorProtocol) -> Constant:
-    readers = Counter(_readers(value))
+def _constant(tensor: ir.TensorProtocol, readers: Readers) -> Constant:
     found = {_read_as(*reader) for reader in readers}
     if CODES in found:
         return Constant(tensor, CODES, _codes(tensor, readers))
@@ -57,12 +59,17 @@ def _constant(value: ir.Value, tensor: ir.TensorProtocol) -> Constant:
     return Constant(tensor, next((kind for kind in (GRID, OUTLIERS) if kind in found), plain), int(tensor.size))
 
 
-def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """Who reads a value, and at which place, behind carriers too: once for each way that leads there."""
-    for node, place in value.uses():
-        yield node, place
-        if node.op_type in CARRIERS and not node.domain and (place == 0 or node.op_type == "Concat"):
-            yield from _readers(node.outputs[0])
+def _readers(model: ir.Model) -> dict[ir.Value, Readers]:
+    """The readers of every value, those behind carriers too: found from the last node to the first."""
+    found: defaultdict[ir.Value, Readers] = defaultdict(Counter)
+    for node in reversed(list(model.graph.all_nodes())):
+        for place, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            found[value][node, place] += 1
+            if node.op_type in CARRIERS and not node.domain and (place == 0 or node.op_type == "Concat"):
+                found[value] += found[node.outputs[0]]
+    return found
 
 
 def _read_as(node: ir.Node, place: int) -> str | None:
@@ -82,7 +89,7 @@ def _maker(value: ir.Value | None, behind: set[str]) -> str:
     return node.op_type if node is not None else ""
 
 
-def _codes(tensor: ir.TensorProtocol, readers: Counter[tuple[ir.Node, int]]) -> int:
+def _codes(tensor: ir.TensorProtocol, readers: Readers) -> int:
     """How many codes the bytes hold, by their first reader.
 
     A product says its rows and columns, for the last block of a row may be filled up. A byte that is taken apart

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ def with_outliers(
     track: Track,
 ) -> list[dict[str, Any]]:
     """Find the outliers of one input after another and store what is not. Returns the layer table."""
-    ahead, flow = (Flow(batches, dtype=torch.float32, device=torch.device("cpu")) for _ in range(2))
-    several = shared.joined(model, linears, ahead, lambda one: _observed(ahead, one)[0], torch.maximum, track)
+    begin = partial(Flow, batches, dtype=torch.float32, device=torch.device("cpu"))
+    several = shared.joined(model, linears, begin, lambda *run: _observed(*run)[0], torch.maximum, track)
+    flow = begin()
     rows: list[dict[str, Any]] = []
     again = dict[str, Tensor]()  # weights that later products read too
     for segment in track(segments(model, linears), "llm_int8"):

@@ -9,6 +9,7 @@ read it. Rounding, not the solver, stands for the choice: it ranks grids the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import onnx_ir as ir
 import torch
@@ -37,8 +38,9 @@ def measure(
 ) -> Losses:
     """The loss of each weight at each of its choices; `grid` is the one of so many bits."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ahead, flow = (Flow(batches, dtype=product_dtype(device), device=device) for _ in range(2))
-    several = shared.joined(model, linears, ahead, lambda one: moments.gather(ahead, one, device), torch.add, track)
+    begin = partial(Flow, batches, dtype=product_dtype(device), device=device)
+    several = shared.joined(model, linears, begin, partial(moments.gather, device=device), torch.add, track)
+    flow = begin()
     losses: Losses = {}
     for segment in track(segments(model, linears), "sensitivity"):
         here = moments.gather(flow, segment, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -52,9 +53,9 @@ def with_data(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _compile(linears, compiled.WORTH_SOLVED)
-    ahead, flow, floats = (Flow(batches, dtype=product_dtype(device), device=device) for _ in range(3))
-    exact = floats if correction else None
-    several = shared.joined(model, linears, ahead, lambda one: moments.gather(ahead, one, device), torch.add, track)
+    begin = partial(Flow, batches, dtype=product_dtype(device), device=device)
+    several = shared.joined(model, linears, begin, partial(moments.gather, device=device), torch.add, track)
+    flow, exact = begin(), begin() if correction else None
     again = dict[str, QTensor]()  # weights that later products read too
 
     def solved(segment: Segment) -> list[dict[str, Any]]:
@@ -124,8 +125,8 @@ def weighted(
     own: Mapping[str, Choice] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Round every linear to the scales that its inputs' squares ask for. Returns the layer table; `own` as above."""
-    ahead, flow = (Flow(batches, dtype=torch.float32, device=torch.device("cpu")) for _ in range(2))
-    several = shared.joined(model, linears, ahead, lambda one: _power(ahead, one), torch.add, track)
+    begin = partial(Flow, batches, dtype=torch.float32, device=torch.device("cpu"))
+    several, flow = shared.joined(model, linears, begin, _power, torch.add, track), begin()
     again, rows = dict[str, QTensor](), []
     for segment in track(segments(model, linears), "rtn, weighted"):
         here, made = _power(flow, segment), dict(again)
@@ -240,7 +241,7 @@ def _alike(linears: Sequence[Linear], own: Mapping[str, Choice]) -> list[list[Li
     """Linears by all that they are multiplied by and the grid they go to: they are solved side by side."""
     found: dict[Any, list[Linear]] = {}
     for linear in linears:
-        found.setdefault((linear.inputs, own.get(linear.name)), []).append(linear)
+        found.setdefault((linear.inputs, bool(linear.others), own.get(linear.name)), []).append(linear)
     return list(found.values())
 
 

@@ -23,7 +23,7 @@ from compressor.stages import methods, preparing
 from compressor.stages.methods import Task, Work
 
 T = TypeVar("T")
-IDLE = "no product has an input whose factor can be folded into what makes it"
+IDLE = "no product with a weight of its own has an input whose factor can be folded into what makes it"
 
 
 def quantize(optimized: Artifact, recipe: Recipe, folder: Path, track: Track) -> Work:

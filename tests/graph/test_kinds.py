@@ -154,3 +154,17 @@ def test_a_float_that_is_gathered_or_scales_a_product_of_floats_stays_one() -> N
         b=graphs.normal(3),
     )
     assert [one.kind for one in kinds.constants(model)] == [WHOLE_NUMBERS, FLOATS, FLOATS, FLOATS]
+
+
+def test_a_byte_that_many_ways_lead_from_is_counted_at_once() -> None:
+    """Two for each Concat: to walk them one by one would take 2^40 steps."""
+    chain = "\n".join(f"v{at + 1} = Concat<axis = 0>(v{at}, v{at})" for at in range(40))
+    made = graphs.build(
+        f"(float x) => (float[N] y) {{ {chain} y = DequantizeLinear(v40, scale) }}",
+        v0=np.ones(3, np.int8),
+        scale=np.float32(2),
+    )
+    assert {one.tensor.name: (one.kind, one.entries) for one in kinds.constants(made)} == {
+        "v0": (CODES, 3 * 2**40),
+        "scale": (GRID, 1),
+    }

@@ -99,7 +99,9 @@ def test_a_preparation_that_finds_nothing_to_do_is_a_fallback(
     save_model(graphs.build(text, opset=21, **weights), graph)
     quantized, _ = made(graph, tmp_path / "stages", {name: {}, method: {}})
     (line,) = quantized.facts["fallbacks"]
-    assert line.startswith(f"{name} changed nothing: no product has an input whose factor can be folded")
+    assert line.startswith(
+        f"{name} changed nothing: no product with a weight of its own has an input whose factor can be folded"
+    )
 
 
 def test_plain_rounding_is_compared_after_the_same_preparation() -> None:

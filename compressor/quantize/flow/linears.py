@@ -24,6 +24,8 @@ KERNELS_STAY = "a convolution, which this method, package or target leaves float
 IN_A_BRANCH = "inside an If, a Loop or a Scan"
 TURNING = ("Transpose", "Identity", "Cast")  # of a constant on its way to a product
 
+Input = tuple[ir.Value, Window | None]
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -43,13 +45,13 @@ class Linear:
 
     @property
     def everywhere(self) -> tuple[Linear, ...]:
-        """Every product that reads the weight, in the order of the graph."""
+        """Every product that reads the weight, those that the data reaches first."""
         return (self, *self.others)
 
     @property
-    def inputs(self) -> tuple[ir.Value, ...]:
-        """All data that the weight is multiplied by."""
-        return tuple(one.x for one in self.everywhere if one.is_fed)
+    def inputs(self) -> tuple[Input, ...]:
+        """All data that the weight is multiplied by, each with the windows that a convolution cuts it into."""
+        return tuple((one.x, one.window) for one in self.everywhere if one.is_fed)
 
     @property
     def is_fed(self) -> bool:

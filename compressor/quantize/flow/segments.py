@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from compressor.graph import value_types
 from compressor.quantize.flow.convolution import Window
-from compressor.quantize.flow.linears import Linear, in_order
+from compressor.quantize.flow.linears import Input, Linear, in_order
 
 # A value that needs no weight above this can be made again in every segment (masks, rotary tables), which costs less
 # than keeping a [batch, 1, sequence, sequence] mask for every batch.
@@ -41,11 +41,16 @@ class Segment:
     def window(self) -> Window | None:
         return self.linears[0].window
 
+    @property
+    def input(self) -> Input:
+        """What tells it from all others."""
+        return self.x, self.window
+
 
 def segments(model: ir.Model, linears: Sequence[Linear]) -> list[Segment]:
     """Cut the graph at every input that linears read, in the order of the graph; windows are inputs of their own."""
     value_types.state(model)  # a segment's inputs need theirs
-    groups: dict[tuple[ir.Value, Window | None], list[Linear]] = {}
+    groups: dict[Input, list[Linear]] = {}
     for linear in in_order(model, linears):
         if linear.is_fed:
             groups.setdefault((linear.x, linear.window), []).append(linear)

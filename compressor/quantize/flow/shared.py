@@ -14,26 +14,27 @@ from torch import Tensor
 
 from compressor.progress import Track
 from compressor.quantize.flow.flow import Flow
-from compressor.quantize.flow.linears import Linear
+from compressor.quantize.flow.linears import Input, Linear
 from compressor.quantize.flow.segments import Segment, segments
-
-Inputs = tuple[ir.Value, ...]
 
 
 def joined(
     model: ir.Model,
     linears: Sequence[Linear],
-    flow: Flow,
-    measure: Callable[[Segment], Tensor],
+    begin: Callable[[], Flow],
+    measure: Callable[[Flow, Segment], Tensor],
     join: Callable[[Tensor, Tensor], Tensor],
     track: Track,
-) -> Mapping[Inputs, Tensor]:
-    """The statistic of each such weight, by its inputs; `measure` runs a segment of the flow and knows its x alone."""
+) -> Mapping[tuple[Input, ...], Tensor]:
+    """The statistic of each such weight, by its inputs; `measure` runs a segment of a flow and knows its x alone."""
     several = [linear for linear in linears if len(linear.inputs) > 1]
-    found: dict[Inputs, Tensor] = {}
-    for segment in track(segments(model, several), "shared weights") if several else ():
-        one = measure(segment)
-        for inputs in {linear.inputs: None for linear in several if segment.x in linear.inputs}:
+    found: dict[tuple[Input, ...], Tensor] = {}
+    if not several:
+        return found
+    flow = begin()
+    for segment in track(segments(model, several), "shared weights"):
+        one = measure(flow, segment)
+        for inputs in {linear.inputs: None for linear in several if segment.input in linear.inputs}:
             found[inputs] = join(found[inputs], one) if inputs in found else one
         flow.resume(segment, [linear.read() for linear in segment.linears])
     return found

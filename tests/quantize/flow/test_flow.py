@@ -54,7 +54,7 @@ def check_flow(model: ir.Model, batches: Sequence[Feeds], weights: Mapping[str, 
     """The x of every group is the whole graph's, with the weights that it was told to flow on with."""
     linears, _ = find_linears(model, ["lm_head"])
     weights = weights or {linear.name: linear.read() for linear in linears}
-    names = {str(x.name) for linear in linears for x in linear.inputs}
+    names = {str(x.name) for linear in linears for x, _ in linear.inputs}
     expected = [values_in(replaced(model, linears, weights), names, feeds) for feeds in batches]
     flow = Flow(batches, dtype=torch.float32, device=torch.device("cpu"))
     for segment in segments(model, linears):

@@ -123,7 +123,7 @@ def test_a_weight_of_several_products_is_one_linear(nodes: str) -> None:
     ((linear,), refused) = find_linears(model)
     assert refused == {}
     assert [one.y.name for one in linear.everywhere] == ["h", "y"]
-    assert [one.name for one in linear.inputs] == ["x", "r"]
+    assert [x.name for x, _ in linear.inputs] == ["x", "r"]
 
 
 def test_a_tied_embedding_is_left_alone(exported: Callable[[str], Exported]) -> None:

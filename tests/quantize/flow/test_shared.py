@@ -218,3 +218,40 @@ def test_convolutions_share_a_kernel() -> None:
     assert "w" not in made.graph.initializers
     feeds = laws.feeds_for(made, free_dimension=2)
     np.testing.assert_allclose(laws.run(made, feeds)["y"], laws.run(plain, feeds)["y"], rtol=1e-4, atol=1e-3)
+
+
+# Two kernels, each of which meets both values; one as pixels, one in windows of nine.
+SHARED_KERNELS = """(float[N,4,9,9] x) => (float[N,4,9,9] y, float[N,8,9,9] z) {
+    a = Conv<pads = [1, 1, 1, 1]>(x, wide)  r = Tanh(a)  y = Conv<pads = [1, 1, 1, 1]>(r, wide)
+    b = Conv(x, narrow)  c = Conv(r, narrow)  z = Concat<axis = 1>(b, c)
+}"""
+
+
+def test_kernels_that_cut_the_same_values_into_other_windows_have_statistics_of_their_own(tmp_path: Path) -> None:
+    weights = {"wide": graphs.normal(4, 4, 3, 3), "narrow": graphs.normal(4, 4, 1, 1)}
+    made = graphs.build(SHARED_KERNELS, opset=21, **weights)
+    found, _ = find_linears(made, convolutions=True)
+    data = [{"x": np.random.default_rng(0).normal(size=(8, 4, 9, 9)).astype(np.float32)}]
+    gptq = Gptq(GRID, 4)
+    rows = solve.with_data(made, found, gptq, data, folder=tmp_path, track=identity)
+    assert [(row["layer"], row["in"], row["fallback"]) for row in rows] == [("wide", 36, ""), ("narrow", 4, "")]
+    x = torch.from_numpy(data[0]["x"])
+    both = torch.cat([x, torch.tanh(torch.conv2d(x, torch.from_numpy(weights["wide"]), padding=1))])
+    pixels = both.permute(0, 2, 3, 1).reshape(-1, 4)
+    expected = gptq.factorise(pixels.T @ pixels).solve(next(one for one in found if one.name == "narrow").read())
+    assert float((store.Reader(tmp_path).read("narrow").q == expected.q).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize("order", ["qv", "vq"])
+def test_a_correction_is_lost_by_the_weight_that_is_read_twice_and_by_no_other(order: str, tmp_path: Path) -> None:
+    """Both meet the same data; one meets a table of constants too."""
+    products = {"q": "a = MatMul(x, q)  t = MatMul(table, q)", "v": "c = MatMul(x, v)"}
+    text = f"""(float[N,64] x) => (float[N,40] y) {{
+        {products[order[0]]} {products[order[1]]}
+        s = Add(a, t)  y = Add(s, c)
+    }}"""
+    made = graphs.build(text, opset=21, q=graphs.normal(64, 40), v=graphs.normal(64, 40), table=graphs.normal(1, 64))
+    found, _ = find_linears(made)
+    rows = solve.with_data(made, found, Gptq(GRID, 16), batches(), folder=tmp_path, track=identity, correction=0.5)
+    told = {row["layer"]: row["fallback"] for row in rows}
+    assert told == {"q": "not corrected, several products read it", "v": ""}
