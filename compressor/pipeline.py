@@ -127,7 +127,7 @@ def optimize(exported: Artifact, recipe: Recipe, shelf: Shelf, track: Track = id
 
 def quantize(optimized: Artifact, recipe: Recipe, shelf: Shelf, track: Track = identity) -> Artifact:
     """Graph and calibration text -> a QTensor for each linear, one file each."""
-    key, options = keys.quantize(optimized.key, recipe)
+    key, options = keys.quantize(optimized.key, recipe, keys.encoder_beside(optimized, recipe))
     if done := shelf.find("quantize", key):
         return done
     from compressor.quantize.machine import ranks

@@ -111,7 +111,7 @@ def open_input(path: Path, meanwhile: Callable[[int], None] | None = None) -> Ar
             raise RequestError(f"{path}: holds {weights[0]} and no graph; name an .onnx or an artifact with one")
         return found
     if path.suffix == ".onnx" and path.is_file():
-        files = _graph_files(path)
+        files = graph_files(path) | _beside(path.parent)
         with ThreadPoolExecutor(1) as pool:
             opened = pool.submit(_bare_file, path, files)
             if meanwhile is not None:
@@ -161,6 +161,14 @@ def carry(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def graph_files(path: Path) -> dict[str, Path]:
+    """A lone `.onnx` and its external data. Raises: RequestError when that lies elsewhere."""
+    from compressor.graph.session import external_files, load_model, may_be_external
+
+    external = sorted(external_files(load_model(path))) if may_be_external(path) else []
+    return {name: path.parent / name for name in (path.name, *external)}
+
+
 def _lone_file(name: str, path: Path) -> Source:
     """A file as a source: the graph or the program, and what lies beside it and belongs to it."""
     if path.suffix not in FILES:
@@ -168,18 +176,9 @@ def _lone_file(name: str, path: Path) -> Source:
             f"{name}: is a file; a model is a folder with {CONFIG} and safetensors, a Hugging Face id, or a file "
             f"that ends in {' or '.join(FILES)}"
         )
-    files = _graph_files(path) if path.suffix == ".onnx" else {path.name: path, **_beside(path.parent)}
-    digests = {one: digest(file) for one, file in files.items()}
+    own = graph_files(path) if path.suffix == ".onnx" else {path.name: path}
+    digests = {one: digest(file) for one, file in (own | _beside(path.parent)).items()}
     return Source(name, path.parent, digests, FILES[path.suffix], path.name)
-
-
-def _graph_files(path: Path) -> dict[str, Path]:
-    """A lone `.onnx` and what belongs to it: external data, configuration, tokenizer."""
-    from compressor.graph.session import external_files, load_model, may_be_external
-
-    external = sorted(external_files(load_model(path))) if may_be_external(path) else []
-    own = {name: path.parent / name for name in (path.name, *external)}
-    return own | _beside(path.parent)
 
 
 def _beside(folder: Path) -> dict[str, Path]:

@@ -24,6 +24,7 @@ from compressor import sources
 from compressor.data.calibration import TOKENS, calibration_windows
 from compressor.data.corpus import Corpus, Fields, read
 from compressor.data.vocabulary import Vocabulary
+from compressor.disk import digest
 from compressor.errors import RequestError
 from compressor.graph import encoder_decoder
 from compressor.graph.decoder import IDS, MASK, Feeds
@@ -106,6 +107,11 @@ def written(pairs: Sequence[Pair], model: ir.Model, folder: Path) -> Iterator[Fe
         late = np.concatenate([np.full((1, 1), start, np.int64), pair.target[:, :-1]], 1)
         every = {IDS: late, ENCODER_MASK: pair.read[MASK]} | past | dict(zip(states, made, strict=True))
         yield {name: every[name] for name in names}
+
+
+def encoder_files(folder: Path) -> dict[str, str]:
+    """The encoder that `written` runs, its external data with it: name -> SHA-256."""
+    return {name: digest(path) for name, path in sources.graph_files(folder / ENCODER).items()}
 
 
 def _drawn(corpus: Corpus, options: Calibration) -> list[int]:

@@ -175,7 +175,8 @@ def _text(options: Calibration, model: ir.Model, folder: Path) -> Samples:
         return Samples(tuple({name: pair.read[name] for name in names} for pair in found.chosen), found.facts)
     if encoder_decoder.states(model):
         found = pairs.calibration_pairs(options, vocabulary, context)
-        return Samples(tuple(pairs.written(found.chosen, model, folder)), found.facts)
+        calls = tuple(pairs.written(found.chosen, model, folder))
+        return Samples(calls, found.facts | {"encoder": pairs.encoder_files(folder)})
     windows = calibration.calibration_windows(options, vocabulary, context, framed=decoder is None)
     step = max(1, TOKENS_PER_BATCH // windows.ids.shape[1])
     parts = [windows.ids[at : at + step] for at in range(0, len(windows.ids), step)]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from compressor import artifact, catalog, sources
-from compressor.data import corpus
+from compressor.artifact import Artifact
+from compressor.data import corpus, pairs
+from compressor.graph import encoder_decoder
+from compressor.graph.encoder_decoder import ENCODER
+from compressor.graph.session import load_model
 from compressor.recipe.recipe import Recipe
 from compressor.stages import optimizing
 
@@ -21,8 +26,8 @@ def optimize(exported: str, recipe: Recipe) -> Keyed:
     return optimizing.key(exported, recipe)
 
 
-def quantize(optimized: str, recipe: Recipe) -> Keyed:
-    """A solver that looks at data depends on it: on the options that choose it, and on the file itself."""
+def quantize(optimized: str, recipe: Recipe, encoder: Mapping[str, str] | None = None) -> Keyed:
+    """A solver that looks at data depends on it: on the options that choose it, on the file itself, on its encoder."""
     options: dict[str, Any] = {"quantize": recipe.quantize.model_dump(mode="json", exclude_none=True)}
     options["scheme"] = recipe.scheme
     form = catalog.FORMATS[recipe.format]
@@ -38,7 +43,16 @@ def quantize(optimized: str, recipe: Recipe) -> Keyed:
     options["calibration"] = recipe.calibration.model_dump(mode="json")
     options["images"] = recipe.images.model_dump(mode="json")
     text = corpus.fingerprint(recipe.calibration.source)
-    return artifact.key("quantize", optimized, options, text), options
+    return artifact.key("quantize", optimized, options, text, *([encoder] if encoder else [])), options
+
+
+def encoder_beside(optimized: Artifact, recipe: Recipe) -> dict[str, str]:
+    """What a decoder is calibrated with that its own key does not cover, as that of a bare file: name -> SHA-256."""
+    encoder = optimized.directory / ENCODER
+    if not recipe.quantize.calibrated or ENCODER in optimized.manifest["files"] or not encoder.is_file():
+        return {}
+    reads = any(encoder_decoder.states(load_model(path)) for path in optimized.models)
+    return pairs.encoder_files(optimized.directory) if reads else {}
 
 
 def package(optimized: str, quantized: str, recipe: Recipe) -> Keyed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from compressor import pipeline, sources
 from compressor.artifact import Artifact
 from compressor.data import samples
 from compressor.data.samples import Samples
+from compressor.disk import digest
 from compressor.errors import RequestError
 from compressor.graph.session import load_model, open_session, save_model
 from compressor.recipe import recipe
@@ -70,6 +72,9 @@ def test_the_decoder_is_called_as_transformers_calls_it_with_labels(exported: Ar
 
 def test_rows_are_chosen_by_seed_for_both_graphs(exported: Artifact, rows: str) -> None:
     facts = [one.facts for one in read(exported, rows, **NAMED)]
+    assert facts[1].pop("encoder") == {
+        path.name: digest(path) for path in exported.directory.glob("encoder_model.onnx*")
+    }
     assert facts[0] == facts[1]
     assert (len(facts[0]["rows"]), facts[0]["targets"]) == (4, "pair.b")
     other = [one.facts for one in read(exported, rows, seed=1, **NAMED)]
@@ -166,3 +171,22 @@ def test_gptq_solves_both_graphs_on_pairs(exported: Artifact, rows: str, tmp_pat
     layers = made.facts["layers"]
     assert {row["graph"] for row in layers} == {"encoder_model", "decoder_model"}
     assert all(row["error"] < row["rounding_error"] and not row["fallback"] for row in layers)
+
+
+def test_a_bare_decoder_is_solved_anew_where_its_encoder_is_another(
+    exported: Artifact, rows: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(exported.directory, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    options = {"model": "t5", "calibration": {"source": rows, "samples": 8, "length": 16, **NAMED}}
+    asked = recipe.build(options | {"quantize": {"gptq": {"group_size": 16}}})
+
+    def made() -> Artifact:
+        return pipeline.quantize(sources.open_input(folder / "decoder_model.onnx"), asked, Shelf(tmp_path / "stages"))
+
+    first, again = made(), made()
+    encoder = folder / "encoder_model.onnx.data"
+    encoder.write_bytes(encoder.read_bytes() + b" ")
+    anew = made()
+    assert [one.reused for one in (first, again, anew)] == [False, True, False]
+    assert anew.facts["calibration"]["encoder"][encoder.name] == digest(encoder)
