@@ -67,7 +67,7 @@ def heldout_windows(options: Perplexity, vocabulary: Vocabulary, context: int | 
     """
     if context is not None and options.length > context:
         raise RequestError(f"perplexity.length: {options.length} tokens exceed the model's context of {context}")
-    corpus = read(options.source, "heldout")
+    corpus = read(options.source, "heldout", Fields(options.text_field))
     if options.windows == "packed":
         stream = _stream(corpus, vocabulary)[: options.tokens]
         rows = [stream[at : at + options.length] for at in range(0, len(stream), options.length)]
@@ -81,12 +81,12 @@ def heldout_windows(options: Perplexity, vocabulary: Vocabulary, context: int | 
     return Windows(windows.ids, windows.mask, facts | {"predicted": windows.predicted})
 
 
-def framed_windows(source: str, length: int, vocabulary: Vocabulary) -> NDArray[np.int64]:
+def framed_windows(source: str, text_field: str, length: int, vocabulary: Vocabulary) -> NDArray[np.int64]:
     """Windows of held-out text as an encoder reads it, [n, length], from the beginning of the source.
 
     Raises: RequestError when the source cannot be read or holds not one window.
     """
-    rows = _cut(read(source, "heldout"), vocabulary, length, framed=True)
+    rows = _cut(read(source, "heldout", Fields(text_field)), vocabulary, length, framed=True)
     if not len(rows):
         raise RequestError(f"{source}: holds not one window of {length} tokens")
     return rows

@@ -25,12 +25,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compressor import sources
-from compressor.data import calibration, corpus, pairs, pictures
+from compressor.data import calibration, pairs, pictures
 from compressor.data.vocabulary import Vocabulary
 from compressor.errors import RequestError, in_a_line
 from compressor.graph import encoder_decoder
 from compressor.graph.decoder import IDS, MASK, Decoder, Feeds
-from compressor.recipe.limits import Accuracy
+from compressor.recipe.limits import Accuracy, Perplexity
 from compressor.recipe.recipe import Calibration, Images, Recipe
 from compressor.sources import TOKENIZER
 
@@ -112,9 +112,10 @@ def heldout(recipe: Recipe, model: ir.Model, folder: Path | None) -> Samples | N
         return None
     if folder is None:
         raise RequestError(f"agreement.source: {named}: neither artifact holds a {TOKENIZER} to read text with")
-    text = named or (limits.perplexity.source if limits.perplexity else corpus.BUILTIN)
+    measured = limits.perplexity or Perplexity()
+    text, text_field = (named, limits.agreement.text_field) if named else (measured.source, measured.text_field)
     length = min(limits.agreement.length, sources.context(folder) or limits.agreement.length)
-    ids = calibration.framed_windows(text, length, Vocabulary.of(folder))
+    ids = calibration.framed_windows(text, text_field, length, Vocabulary.of(folder))
     parts = [ids[at : at + ROWS_OF_TEXT] for at in range(0, len(ids), ROWS_OF_TEXT)]
     return Samples(tuple(_encoder_feeds(part, names) for part in parts), {"source": f"text of {Path(text).name}"})
 

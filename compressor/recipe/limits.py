@@ -17,6 +17,7 @@ class Agreement(Section):
         description="for graphs that are no decoders: text, arrays (.npz) or a folder of pictures; none: rows of "
         "calibration.source, or the text of perplexity.source for a graph that reads it, or inputs that are made up",
     )
+    text_field: str = Field("text", description="as calibration.text_field, of rows of text in `source`")
     length: int = Field(32, ge=4, description="prompt tokens; of an encoder, all")
     decode_steps: int = Field(4, ge=1)
     max_kl: float | None = Field(None, gt=0, description="nats, mean over positions, worst case")
@@ -31,6 +32,7 @@ class Perplexity(Section):
     """exp(mean negative log likelihood) on held-out text, for artifact and reference."""
 
     source: str = Field("builtin", description="builtin, a file or a dataset id")
+    text_field: str = Field("text", description="as calibration.text_field, of rows in `source`")
     windows: Literal["packed", "documents"] = Field(
         "packed", description="packed: the text cut every `length` tokens; documents: BOS and one document a window"
     )

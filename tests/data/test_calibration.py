@@ -147,6 +147,14 @@ def test_packed_windows_cut_the_text_every_length_tokens(vocabulary: Vocabulary,
     assert made.predicted == made.facts["predicted"] == 3 * 3
 
 
+@pytest.mark.parametrize("windows", ["packed", "documents"])
+def test_held_out_text_lies_in_the_field_that_is_named(vocabulary: Vocabulary, source: Write, windows: str) -> None:
+    path = source("a.jsonl", '{"story": {"en": "abc"}}')
+    asked = {"source": path, "windows": windows, "length": 4, "text_field": "story.en"}
+    made = heldout(vocabulary, Perplexity.model_validate(asked))
+    assert [letters(row, vocabulary) for row in made.ids] == ["^abc"]
+
+
 def test_packed_windows_stop_after_the_asked_tokens(vocabulary: Vocabulary, source: Write) -> None:
     path = source("a.txt", "x" * 100)
     assert heldout(vocabulary, Perplexity(source=path, length=8, tokens=31)).ids.shape == (3, 8)

@@ -331,6 +331,18 @@ def test_an_encoder_is_compared_on_held_out_text(tmp_path: Path) -> None:
     assert (found.batches[0]["input_ids"][0] == found.batches[0]["input_ids"][1]).all()  # "abc" behind the first token
 
 
+@pytest.mark.parametrize("section", ["perplexity", "agreement"])
+def test_the_text_that_an_encoder_is_compared_on_lies_in_the_field_of_its_source(tmp_path: Path, section: str) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text('{"content": "abcabc"}')
+    options: dict[str, dict[str, Any]] = {"agreement": {"length": 4}, "perplexity": {"text_field": "elsewhere"}}
+    options[section] |= {"source": str(tmp_path / "rows.jsonl"), "text_field": "content"}
+    found = comparing(ENCODER, tmp_path, validate=options)
+    assert found is not None
+    assert [batch["input_ids"].shape for batch in found.batches] == [(2, 4)]
+
+
 def test_nothing_is_real_for_a_graph_that_nobody_named_data_for(tmp_path: Path) -> None:
     assert comparing(TWO) is None
     assert comparing(ENCODER) is None  # no tokenizer
