@@ -59,8 +59,8 @@ def _constant(tensor: ir.TensorProtocol, readers: Readers) -> Constant:
     return Constant(tensor, next((kind for kind in (GRID, OUTLIERS) if kind in found), plain), int(tensor.size))
 
 
-def _readers(model: ir.Model) -> dict[ir.Value, Readers]:
-    """The readers of every value, those behind carriers too: found from the last node to the first."""
+def _readers(model: ir.Model) -> defaultdict[ir.Value, Readers]:
+    """The readers of every value, those behind carriers too, found from the last node to the first."""
     found: defaultdict[ir.Value, Readers] = defaultdict(Counter)
     for node in reversed(list(model.graph.all_nodes())):
         for place, value in enumerate(node.inputs):

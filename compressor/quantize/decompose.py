@@ -45,7 +45,7 @@ def with_outliers(
     again = dict[str, Tensor]()  # weights that later products read too
     for segment in track(segments(model, linears), "llm_int8"):
         (here, sample), made = _observed(flow, segment), dict(again)
-        for linear in segment.linears:
+        for linear in segment.weights:
             if linear.name in again:
                 continue
             outliers = method.outliers(several.get(linear.inputs, here))

@@ -62,7 +62,7 @@ def with_data(
         """The segment's rows. A function, so that nothing of it is held while the data flows to the next."""
         moment = moments.gather(flow, segment, device)
         drift = moments.drift(flow, exact, segment, device) if exact else None
-        fresh = [linear for linear in segment.linears if linear.name not in again]
+        fresh = [linear for linear in segment.weights if linear.name not in again]
         inputs = dict.fromkeys(linear.inputs for linear in fresh)
         groups = {one: _Group.of(solver, several.get(one, moment)) for one in inputs}
         made, found = dict(again), dict[str, dict[str, Any]]()
@@ -130,7 +130,7 @@ def weighted(
     again, rows = dict[str, QTensor](), []
     for segment in track(segments(model, linears), "rtn, weighted"):
         here, made = _power(flow, segment), dict(again)
-        for linear in segment.linears:
+        for linear in segment.weights:
             if linear.name in again:
                 continue
             power = several.get(linear.inputs, here).float()

@@ -42,6 +42,12 @@ class Segment:
         return self.linears[0].window
 
     @property
+    def weights(self) -> tuple[Linear, ...]:
+        """The first linear of each weight: two may multiply x by the same one."""
+        firsts = {linear.name: linear for linear in reversed(self.linears)}
+        return tuple(reversed(firsts.values()))
+
+    @property
     def input(self) -> Input:
         """What tells it from all others."""
         return self.x, self.window
